@@ -1,0 +1,71 @@
+"""The program as the framework hands it over."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any
+
+from jax._src.interpreters import mlir
+from jaxlib.mlir import ir
+from jaxlib.mlir.dialects import stablehlo
+
+# What a module's bytes contain, in MLIR's string table, if it has such an attribute at all.
+_DONATION_MARKS = (b"tf.aliasing_output", b"jax.buffer_donor")
+_MAGIC = b"ML\xefR"  # MLIR bytecode
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """A StableHLO module.
+
+    code: a portable artifact (bytecode), which XLA takes as it is: going through text loses modules
+      that have no name, and ones that the parser refuses.
+    """
+
+    code: bytes
+
+    @classmethod
+    def parse(cls, code: bytes, format: str) -> Program:
+        """From what PJRT_Client_Compile gets. ValueError if that is not a StableHLO module."""
+        if format != "mlir":
+            raise ValueError(f'programs must be in format "mlir" (StableHLO), got {format!r}')
+        if code.startswith(_MAGIC):
+            return cls(code)
+        with mlir.make_ir_context() as context:
+            try:
+                module = ir.Module.parse(code, context)
+            except ir.MLIRError as error:
+                raise ValueError(f"the program is not a StableHLO module: {error}") from None
+            return cls(mlir.module_to_bytecode(module))
+
+    def mentions(self, *marks: bytes) -> bool:
+        """Whether any of the strings occurs in the module; cheap, and never wrong with a no."""
+        return any(mark in self.code for mark in marks)
+
+    def module(self) -> Any:
+        """The module in a context of its own (`.context`)."""
+        context = mlir.make_ir_context()
+        try:
+            return stablehlo.deserialize_portable_artifact(context, self.code)
+        except Exception:
+            with context:
+                return ir.Module.parse(self.code, context)
+
+    @functools.cached_property
+    def donated(self) -> tuple[int, ...]:
+        """Parameters that the caller lets the program have."""
+        if not self.mentions(*_DONATION_MARKS):
+            return ()
+        module = self.module()
+        with module.context:
+            (main,) = (op for op in module.body if getattr(op, "sym_name", None) is not None
+                       and ir.StringAttr(op.attributes["sym_name"]).value == "main")
+            if "arg_attrs" not in main.attributes:
+                return ()
+            marks = [mark.decode() for mark in _DONATION_MARKS]
+            return tuple(
+                i
+                for i, attributes in enumerate(ir.ArrayAttr(main.attributes["arg_attrs"]))
+                if any(mark in ir.DictAttr(attributes) for mark in marks)
+            )

@@ -1,0 +1,22 @@
+"""The CPU's own lowering rules, taken over where the platform has none of its own.
+
+JAX has no default rule for much of linear algebra, callbacks and checks, and the CPU's rules emit
+calls (LAPACK among them) that XLA:CPU answers in this process.
+"""
+
+from __future__ import annotations
+
+from jax._src.interpreters import mlir
+
+# Importing these registers the CPU's rules, which must be there before they can be copied.
+from jax._src import checkify, debugging, random  # noqa: F401  isort: skip
+from jax._src.lax import linalg  # noqa: F401  isort: skip
+
+
+def adopt_cpu_rules(platform: str) -> None:
+    """Gives `platform` every lowering rule that JAX registered for the CPU alone."""
+    ours = mlir._platform_specific_lowerings[platform]
+    for primitive, rule in mlir._platform_specific_lowerings["cpu"].items():
+        ours.setdefault(primitive, rule)
+    if platform not in mlir._platforms_with_donation:
+        mlir._platforms_with_donation.append(platform)

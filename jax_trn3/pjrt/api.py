@@ -1,0 +1,220 @@
+"""What a device implements so that the shim can answer the PJRT C API from it.
+
+The shim (``shim/``) calls these methods by name, holding the GIL, from any thread: compilation
+arrives on a thread pool of the framework's. Everything else the C API asks (identity, reference
+counts, events, sizes) is answered natively from the dataclasses below, read once.
+
+An exception from any method becomes a PJRT error; ``errors.status_of`` says with which code.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Protocol
+
+# What ``attributes`` may hold: the value types of the C API's PJRT_NamedValue.
+Attribute = str | int | float | bool | tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class MemorySpace:
+    """A memory that a device can address.
+
+    kind: its name, such as "device" or "pinned_host".
+    bytes_limit: its size in bytes, or 0 where none is enforced.
+    """
+
+    kind: str
+    bytes_limit: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class DeviceDescription:
+    """A device, attached or not.
+
+    id: unique over all processes.
+    process_index: the process it is attached to.
+    local_hardware_id: its number in this process, from 0, or -1 if it is not attached here.
+    kind: the model, ``device.device_kind`` in JAX.
+    to_string, debug_string: ``repr(device)`` and ``str(device)`` in JAX, in this order.
+    attributes: become attributes of the JAX device object.
+    memories: the first is the default.
+    """
+
+    id: int
+    process_index: int
+    local_hardware_id: int
+    kind: str
+    to_string: str
+    debug_string: str
+    attributes: dict[str, Attribute]
+    memories: tuple[MemorySpace, ...]
+
+
+class TopologyDescription(Protocol):
+    """Devices and how they hang together, without a client."""
+
+    @property
+    def platform_name(self) -> str: ...
+    @property
+    def platform_version(self) -> str: ...
+    @property
+    def attributes(self) -> dict[str, Attribute]: ...
+    @property
+    def devices(self) -> tuple[DeviceDescription, ...]: ...
+    def serialize(self) -> bytes: ...
+    def fingerprint(self) -> int:
+        """The same number for the same topology, in every process; 64 bits."""
+
+
+class Array(Protocol):
+    """Values on one device, or one shard on each of several. Opaque to the shim but for these."""
+
+    def is_ready(self) -> bool: ...
+    def is_deleted(self) -> bool: ...
+    def block_until_ready(self) -> Any:
+        """Waits without the GIL; raises what the computation failed with."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ExecutableMetadata:
+    """What a compiled program is. Shapes and layouts are those of one device's shard.
+
+    output_types: PJRT_Buffer_Type numbers (see dtypes.py).
+    output_kinds, parameter_kinds: memory kinds.
+    output_layouts, parameter_layouts: as "{1,0}", minor to major.
+    output_shardings, parameter_shardings: serialized xla.OpSharding, or both None.
+    device_assignment: serialized xla.DeviceAssignmentProto.
+    compile_options: serialized xla.CompileOptionsProto.
+    donated: parameters whose memory an output may take over.
+    code_bytes: size of the generated code.
+    """
+
+    name: str
+    fingerprint: bytes
+    compile_options: bytes
+    device_assignment: bytes
+    num_replicas: int
+    num_partitions: int
+    num_parameters: int
+    code_bytes: int
+    output_types: tuple[int, ...]
+    output_dims: tuple[tuple[int, ...], ...]
+    output_kinds: tuple[str, ...]
+    parameter_kinds: tuple[str, ...]
+    output_layouts: tuple[str, ...]
+    parameter_layouts: tuple[str, ...]
+    output_shardings: tuple[bytes, ...] | None
+    parameter_shardings: tuple[bytes, ...] | None
+    donated: tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class MemoryStats:
+    """PJRT_Executable_GetCompiledMemoryStats: bytes that a program needs on each device."""
+
+    generated_code_size_in_bytes: int = 0
+    argument_size_in_bytes: int = 0
+    output_size_in_bytes: int = 0
+    alias_size_in_bytes: int = 0
+    temp_size_in_bytes: int = 0
+    host_generated_code_size_in_bytes: int = 0
+    host_argument_size_in_bytes: int = 0
+    host_output_size_in_bytes: int = 0
+    host_alias_size_in_bytes: int = 0
+    host_temp_size_in_bytes: int = 0
+    peak_memory_in_bytes: int = 0
+    total_size_in_bytes: int = 0
+    total_allocation_bytes: int = 0
+    indefinite_allocations: int = 0
+    peak_unpadded_heap_bytes: int = 0
+
+
+class Executable(Protocol):
+    """A compiled program, loaded onto its devices."""
+
+    @property
+    def metadata(self) -> ExecutableMetadata: ...
+
+    @property
+    def devices(self) -> tuple[tuple[int, int, int], ...]:
+        """(device id, replica, partition) of those attached here, in the order of the shards."""
+
+    def execute(self, arguments: list[Array]) -> tuple[list[Array], Array | None]:
+        """Starts the program; one array a parameter, with one shard for each device.
+
+        Returns the outputs and, if the outputs do not tell when the program is finished (there are
+        none, or it has effects besides), something whose block_until_ready() does. Arrays of
+        donated parameters answer is_deleted() with True if the program took them.
+        """
+
+    def cost_analysis(self) -> dict[str, Attribute]: ...
+    def memory_stats(self) -> MemoryStats: ...
+    def optimized_program(self) -> tuple[str, bytes]:
+        """A format ("hlo", "hlo_with_config", "mlir") and the program in it."""
+
+    def serialize(self) -> bytes: ...
+
+
+class Client(Protocol):
+    """The devices of a topology, at work."""
+
+    @property
+    def process_index(self) -> int: ...
+    @property
+    def topology(self) -> TopologyDescription: ...
+
+    def compile(self, code: bytes, format: str, options: bytes) -> Executable:
+        """Compiles `code` ("mlir": a StableHLO portable artifact or text; "hlo"), with a
+        serialized xla.CompileOptionsProto."""
+
+    def deserialize(self, data: bytes, options: bytes) -> Executable:
+        """The inverse of Executable.serialize; `options` may be empty."""
+
+    # Below, `device` is a local_hardware_id and `index` the number of a shard.
+
+    def from_host(
+        self,
+        host: Any,
+        type: int,
+        dims: tuple[int, ...],
+        strides: tuple[int, ...] | None,
+        semantics: int,
+        device: int,
+        memory: str,
+    ) -> Array:
+        """An array of the framework's memory.
+
+        host: has window(before, after), which says how many bytes around the first element belong
+        to the array and returns an object with a buffer of those. The memory may be read for as
+        long as that object lives.
+        type: PJRT_Buffer_Type. Elements of less than a byte take a byte each.
+        strides: in bytes, may be negative or 0; None means row-major.
+        semantics: PJRT_HostBufferSemantics; 0 means the memory may not be used after this call.
+        """
+
+    def to_host(self, array: Array, index: int, minor_to_major: tuple[int, ...] | None) -> Any:
+        """The values of a ready shard as an object with a contiguous buffer of bytes."""
+
+    def copy(self, array: Array, index: int, device: int, memory: str) -> Array: ...
+
+    def assemble(self, shards: list[tuple[Array, int]]) -> Array:
+        """One array of shards that are on the devices 0, 1, ... of a program, without copying."""
+
+    def duplicate(self, array: Array) -> Array:
+        """A copy of all shards, to be donated instead of the array."""
+
+    def pin(self, array: Array, index: int) -> tuple[Any, int]:
+        """Waits for a shard; returns what keeps its memory alive, and the address of its values."""
+
+
+class Platform(Protocol):
+    """Where everything begins."""
+
+    @property
+    def attributes(self) -> dict[str, Attribute]:
+        """PJRT_Plugin_Attributes: stablehlo_current_version, xla_version, ..."""
+
+    def create_client(self, options: dict[str, Attribute]) -> Client: ...
+    def create_topology(self, name: str, options: dict[str, Attribute]) -> TopologyDescription: ...
+    def deserialize_topology(self, data: bytes) -> TopologyDescription: ...

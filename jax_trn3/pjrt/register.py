@@ -1,0 +1,31 @@
+"""Registers a Platform with JAX."""
+
+from __future__ import annotations
+
+import atexit
+import dataclasses
+
+from jax._src import xla_bridge
+
+from . import _shim
+from .api import Platform
+
+
+def register(name: str, platform: Platform, *, priority: int) -> None:
+    """Makes `platform` the JAX platform `name`.
+
+    priority: JAX's default platform is the one with the highest among those that start; the CPU has
+    0, accelerators 400. A negative one leaves the default alone.
+
+    A platform that cannot start does not stand in the way of programs that do not ask for it: JAX
+    reports the reason only when the platform is asked for by name.
+    """
+    _shim.set_platform(platform)
+    xla_bridge.register_plugin(name, library_path=_shim.__file__, priority=priority, options={})
+    registration = xla_bridge._backend_factories[name]
+    xla_bridge._backend_factories[name] = dataclasses.replace(
+        registration, fail_quietly=True, experimental=False
+    )
+    # Registered after JAX's own handlers and so run before them, while threads can still wait for
+    # the GIL: once the interpreter finalizes, a thread that asks for it is killed inside C++.
+    atexit.register(_shim.close)

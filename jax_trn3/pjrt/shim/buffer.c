@@ -1,0 +1,495 @@
+// PJRT_Buffer: one shard of a Python array, with everything that can be asked of it at hand.
+#include <stdio.h>
+
+#include "shim.h"
+
+// ---- Shards ----------------------------------------------------------------------------------
+
+Shards* shards_new(PyObject* array, int num_shards, PJRT_Event* ready) {
+  Shards* shards = malloc(sizeof(Shards));
+  if (shards == NULL) {
+    Py_DECREF(array);
+    event_release(ready);
+    return NULL;
+  }
+  *shards = (Shards){1, num_shards, array, ready};
+  return shards;
+}
+
+// Buffer_ReadyEvent reads buffer->shards->ready without the GIL, while another thread may delete
+// the buffer or put its array together with others; nothing is freed while it reads.
+static pthread_mutex_t reading = PTHREAD_MUTEX_INITIALIZER;
+
+void shards_release(Shards* shards) {
+  if (--shards->references > 0) return;
+  pthread_mutex_lock(&reading);
+  pthread_mutex_unlock(&reading);
+  Py_DECREF(shards->array);
+  event_release(shards->ready);
+  free(shards);
+}
+
+PJRT_Event* completion_of(PyObject* arrays, PyObject* extra) {
+  Py_ssize_t n = PyList_Size(arrays);
+  bool ready = extra == NULL || extra == Py_None;
+  for (Py_ssize_t i = 0; ready && i < n; i++) {
+    PyObject* answer = PyObject_CallMethod(PyList_GetItem(arrays, i), "is_ready", NULL);
+    if (answer == NULL) return NULL;
+    ready = answer == Py_True;
+    Py_DECREF(answer);
+  }
+  if (ready) return event_ready();
+  // A list of its own: the caller's may change, and `extra` is what the outputs do not tell.
+  PyObject* waits = PyList_GetSlice(arrays, 0, n);
+  PJRT_Event* event = event_new();
+  if (waits == NULL || event == NULL ||
+      (extra != NULL && extra != Py_None && PyList_Append(waits, extra) != 0)) {
+    Py_XDECREF(waits);
+    event_release(event);
+    if (PyErr_Occurred() == NULL) PyErr_NoMemory();
+    return NULL;
+  }
+  wait_then_set(waits, NULL, event_share(event));
+  return event;
+}
+
+// ---- Buffers ---------------------------------------------------------------------------------
+
+static int64_t bits_of(PJRT_Buffer_Type type) {
+  switch (type) {
+    case PJRT_Buffer_Type_S1: case PJRT_Buffer_Type_U1: return 1;
+    case PJRT_Buffer_Type_S2: case PJRT_Buffer_Type_U2: return 2;
+    case PJRT_Buffer_Type_S4: case PJRT_Buffer_Type_U4: case PJRT_Buffer_Type_F4E2M1FN: return 4;
+    case PJRT_Buffer_Type_S16: case PJRT_Buffer_Type_U16: case PJRT_Buffer_Type_F16:
+    case PJRT_Buffer_Type_BF16: return 16;
+    case PJRT_Buffer_Type_S32: case PJRT_Buffer_Type_U32: case PJRT_Buffer_Type_F32: return 32;
+    case PJRT_Buffer_Type_S64: case PJRT_Buffer_Type_U64: case PJRT_Buffer_Type_F64:
+    case PJRT_Buffer_Type_C64: return 64;
+    case PJRT_Buffer_Type_C128: return 128;
+    case PJRT_Buffer_Type_TOKEN: case PJRT_Buffer_Type_INVALID: return 0;
+    default: return 8;
+  }
+}
+
+PJRT_Buffer* buffer_new(PJRT_Memory* memory, PJRT_Buffer_Type type, const int64_t* dims,
+                        size_t rank, Shards* shards, int index) {
+  PJRT_Buffer* buffer = handle_new(KIND_BUFFER, sizeof(PJRT_Buffer) + rank * sizeof(int64_t));
+  if (buffer == NULL) {
+    bury_shards(shards);
+    return NULL;
+  }
+  buffer->client = memory->device->client;
+  buffer->memory = memory;
+  buffer->index = index;
+  buffer->type = type;
+  buffer->rank = rank;
+  int64_t elements = 1;
+  for (size_t i = 0; i < rank; i++) {
+    buffer->dims[i] = dims[i];
+    elements *= dims[i];
+  }
+  buffer->bytes = (elements * bits_of(type) + 7) / 8;
+  atomic_init(&buffer->shards, shards);
+  memory_count(memory, buffer->bytes);
+  return buffer;
+}
+
+void buffer_delete(PJRT_Buffer* buffer) {
+  Shards* shards = atomic_exchange(&buffer->shards, NULL);
+  if (shards == NULL) return;
+  memory_uncount(buffer->memory, buffer->bytes);
+  bury_shards(shards);
+}
+
+PJRT_Error* buffer_deleted_error(const PJRT_Buffer* buffer, const char* what) {
+  char shape[256];
+  size_t used = 0;
+  shape[0] = 0;
+  for (size_t i = 0; i < buffer->rank && used < sizeof(shape); i++)
+    used += (size_t)snprintf(shape + used, sizeof(shape) - used, i == 0 ? "%lld" : ",%lld",
+                             (long long)buffer->dims[i]);
+  return error_new(PJRT_Error_Code_INVALID_ARGUMENT,
+                   "%s: the buffer (shape [%s], on %s) has been deleted or donated", what, shape,
+                   buffer->memory->device->description->to_string);
+}
+
+char* dense_layout(const int64_t* minor_to_major, size_t rank, size_t* size) {
+  char* text = malloc(rank * 21 + 3);
+  if (text == NULL) return NULL;
+  char* end = text;
+  *end++ = '{';
+  for (size_t i = 0; i < rank; i++)
+    end += sprintf(end, i == 0 ? "%lld" : ",%lld",
+                   minor_to_major == NULL ? (long long)(rank - 1 - i) : (long long)minor_to_major[i]);
+  *end++ = '}';
+  *end = 0;
+  *size = (size_t)(end - text);
+  return text;
+}
+
+// ---- From the host, and to other memories ----------------------------------------------------
+
+static PyObject* call_from_host(PJRT_Client_BufferFromHostBuffer_Args* args, PJRT_Memory* memory,
+                                PJRT_Event* done) {
+  PyObject* host = host_memory_new(args->data, done);
+  PyObject* dims = host == NULL ? NULL : int64_tuple(args->dims, args->num_dims);
+  PyObject* strides = dims == NULL ? NULL
+      : args->byte_strides == NULL ? Py_NewRef(Py_None)
+                                   : int64_tuple(args->byte_strides, args->num_byte_strides);
+  PyObject* array = strides == NULL ? NULL
+      : PyObject_CallMethod(args->client->object, "from_host", "OiOOiis", host, (int)args->type,
+                            dims, strides, (int)args->host_buffer_semantics,
+                            memory->device->local_hardware_id, memory->kind);
+  Py_XDECREF(strides);
+  Py_XDECREF(dims);
+  Py_XDECREF(host);
+  return array;
+}
+
+// Makes a buffer of a single-device array. Takes the array; NULL with an exception set.
+static PJRT_Buffer* buffer_of_array(PyObject* array, PJRT_Memory* memory, PJRT_Buffer_Type type,
+                                    const int64_t* dims, size_t rank) {
+  PyObject* list = PyList_New(1);
+  if (list == NULL) return NULL;
+  PyList_SetItem(list, 0, array);
+  PJRT_Event* ready = completion_of(list, NULL);
+  Shards* shards = ready == NULL ? NULL : shards_new(Py_NewRef(array), 1, ready);
+  Py_DECREF(list);
+  PJRT_Buffer* buffer = shards == NULL ? NULL : buffer_new(memory, type, dims, rank, shards, 0);
+  if (buffer == NULL && PyErr_Occurred() == NULL) PyErr_NoMemory();
+  return buffer;
+}
+
+FUNCTION(Client_BufferFromHostBuffer, buffer) {
+  NEED(args->client, KIND_CLIENT);
+  PJRT_Memory* memory = args->memory;
+  if (memory == NULL) {
+    NEED(args->device, KIND_DEVICE);
+    memory = args->device->memories[0];
+  }
+  NEED(memory, KIND_MEMORY);
+  if (!memory->device->is_addressable)
+    return error_new(PJRT_Error_Code_INVALID_ARGUMENT, "%s belongs to another process",
+                     memory->device->description->to_string);
+  PJRT_Buffer_MemoryLayout* layout = args->device_layout;
+  if (layout != NULL && layout->type == PJRT_Buffer_MemoryLayout_Type_Tiled)
+    for (size_t i = 0; i < layout->tiled.minor_to_major_size; i++)
+      if (layout->tiled.minor_to_major[i] != (int64_t)(args->num_dims - 1 - i))
+        return error_new(PJRT_Error_Code_UNIMPLEMENTED,
+                         "host-to-device transfers make row-major arrays; for another layout, "
+                         "transfer first and then change the layout in a jitted function");
+  PJRT_Event* done = event_new();
+  if (done == NULL) return error_no_memory();
+  Entry entry;
+  PJRT_Error* error = enter(&entry);
+  if (error != NULL) {
+    event_release(done);
+    return error;
+  }
+  PyObject* array = call_from_host(args, memory, done);
+  args->buffer = array == NULL
+      ? NULL : buffer_of_array(array, memory, args->type, args->dims, args->num_dims);
+  if (args->buffer == NULL) {
+    error = error_from_python();
+    event_release(done);
+    done = NULL;
+  }
+  leave(&entry);
+  args->done_with_host_buffer = done;
+  return error;
+}
+
+// With the GIL: the array behind a buffer, as a new reference, or NULL if the buffer is deleted.
+static PyObject* array_of(PJRT_Buffer* buffer, PJRT_Event** ready) {
+  Shards* shards = atomic_load(&buffer->shards);
+  if (shards == NULL) return NULL;
+  if (ready != NULL) *ready = event_share(shards->ready);
+  return Py_NewRef(shards->array);
+}
+
+static PJRT_Error* copy_to_memory(PJRT_Buffer* buffer, PJRT_Memory* memory, PJRT_Buffer** out) {
+  Entry entry;
+  PJRT_Error* error = enter(&entry);
+  if (error != NULL) return error;
+  PyObject* array = array_of(buffer, NULL);
+  if (array == NULL) {
+    error = buffer_deleted_error(buffer, "PJRT_Buffer_CopyToMemory");
+  } else {
+    PyObject* copy = PyObject_CallMethod(buffer->client->object, "copy", "Oiis", array,
+                                         buffer->index, memory->device->local_hardware_id,
+                                         memory->kind);
+    *out = copy == NULL
+        ? NULL : buffer_of_array(copy, memory, buffer->type, buffer->dims, buffer->rank);
+    if (*out == NULL) error = error_from_python();
+    Py_DECREF(array);
+  }
+  leave(&entry);
+  return error;
+}
+
+FUNCTION(Buffer_CopyToMemory, dst_buffer) {
+  NEED(args->buffer, KIND_BUFFER);
+  NEED(args->dst_memory, KIND_MEMORY);
+  return copy_to_memory(args->buffer, args->dst_memory, &args->dst_buffer);
+}
+
+FUNCTION(Buffer_CopyToDevice, dst_buffer) {
+  NEED(args->buffer, KIND_BUFFER);
+  NEED(args->dst_device, KIND_DEVICE);
+  return copy_to_memory(args->buffer, args->dst_device->memories[0], &args->dst_buffer);
+}
+
+// ---- To the host -----------------------------------------------------------------------------
+
+// Bytes of the array on the host, where elements of less than a byte take one each.
+static size_t host_bytes(const PJRT_Buffer* buffer) {
+  int64_t elements = 1, bits = bits_of(buffer->type);
+  for (size_t i = 0; i < buffer->rank; i++) elements *= buffer->dims[i];
+  return (size_t)(elements * (bits < 8 && bits > 0 ? 8 : bits) / 8);
+}
+
+static PJRT_Error* host_layout(const PJRT_Buffer* buffer, const PJRT_Buffer_MemoryLayout* layout,
+                               HostCopy* copy) {
+  if (layout == NULL || buffer->rank == 0) return NULL;
+  if (layout->type != PJRT_Buffer_MemoryLayout_Type_Tiled || layout->tiled.num_tiles > 0 ||
+      layout->tiled.minor_to_major_size != buffer->rank)
+    return error_new(PJRT_Error_Code_UNIMPLEMENTED,
+                     "PJRT_Buffer_ToHostBuffer: only dense layouts without tiles, given as "
+                     "minor_to_major of the array's rank (%zu)", buffer->rank);
+  copy->rank = buffer->rank;
+  copy->minor_to_major = malloc(buffer->rank * sizeof(int64_t));
+  if (copy->minor_to_major == NULL) return error_no_memory();
+  memcpy(copy->minor_to_major, layout->tiled.minor_to_major, buffer->rank * sizeof(int64_t));
+  return NULL;
+}
+
+FUNCTION(Buffer_ToHostBuffer, event) {
+  NEED(args->src, KIND_BUFFER);
+  PJRT_Buffer* buffer = args->src;
+  size_t size = host_bytes(buffer);
+  if (args->dst == NULL) {
+    args->dst_size = size;
+    return NULL;
+  }
+  if (args->dst_size < size)
+    return error_new(PJRT_Error_Code_INVALID_ARGUMENT,
+                     "PJRT_Buffer_ToHostBuffer: the array has %zu bytes, the destination %zu", size,
+                     args->dst_size);
+  HostCopy* copy = calloc(1, sizeof(HostCopy));
+  if (copy == NULL) return error_no_memory();
+  *copy = (HostCopy){.client = buffer->client, .index = buffer->index, .destination = args->dst,
+                     .size = size};
+  PJRT_Error* error = host_layout(buffer, args->host_layout, copy);
+  Entry entry;
+  if (error == NULL) error = enter(&entry);
+  if (error != NULL) {
+    free(copy->minor_to_major);
+    free(copy);
+    return error;
+  }
+  PJRT_Event* ready = NULL;
+  copy->array = array_of(buffer, &ready);
+  if (copy->array == NULL) {
+    error = buffer_deleted_error(buffer, "PJRT_Buffer_ToHostBuffer");
+  } else if (event_is_done(ready)) {
+    error = event_error(ready);
+    if (error == NULL) error = host_copy_run(copy);
+    args->event = event_ready();
+  } else {
+    PyObject* waits = PyList_New(1);
+    args->event = event_new();
+    if (waits != NULL && args->event != NULL) {
+      PyList_SetItem(waits, 0, Py_NewRef(copy->array));
+      wait_then_set(waits, copy, event_share(args->event));
+      copy = NULL;
+    } else {
+      error = error_no_memory();
+      Py_XDECREF(waits);
+    }
+  }
+  event_release(ready);
+  host_copy_free(copy);
+  leave(&entry);
+  return error;
+}
+
+// ---- What a buffer is ------------------------------------------------------------------------
+
+FUNCTION(Buffer_Destroy, buffer) {
+  NEED(args->buffer, KIND_BUFFER);
+  buffer_delete(args->buffer);
+  bury(args->buffer->external);
+  handle_free(args->buffer);
+  return NULL;
+}
+
+FUNCTION(Buffer_ElementType, type) {
+  NEED(args->buffer, KIND_BUFFER);
+  args->type = args->buffer->type;
+  return NULL;
+}
+
+FUNCTION(Buffer_Dimensions, num_dims) {
+  NEED(args->buffer, KIND_BUFFER);
+  args->dims = args->buffer->dims;
+  args->num_dims = args->buffer->rank;
+  return NULL;
+}
+
+FUNCTION(Buffer_GetMemoryLayout, layout) {
+  NEED(args->buffer, KIND_BUFFER);
+  static const int64_t descending[] = {15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0};
+  const size_t most = sizeof(descending) / sizeof(descending[0]);
+  size_t rank = args->buffer->rank;
+  if (rank > most)
+    return error_new(PJRT_Error_Code_UNIMPLEMENTED, "PJRT_Buffer_GetMemoryLayout: at most %zu "
+                     "dimensions; the Layouts extension has no limit", most);
+  memset(&args->layout, 0, sizeof(args->layout));
+  args->layout.struct_size = sizeof(args->layout);
+  args->layout.type = PJRT_Buffer_MemoryLayout_Type_Tiled;
+  args->layout.tiled.minor_to_major = descending + (most - rank);
+  args->layout.tiled.minor_to_major_size = rank;
+  return NULL;
+}
+
+FUNCTION(Buffer_OnDeviceSizeInBytes, on_device_size_in_bytes) {
+  NEED(args->buffer, KIND_BUFFER);
+  args->on_device_size_in_bytes = (size_t)args->buffer->bytes;
+  return NULL;
+}
+
+FUNCTION(Buffer_Device, device) {
+  NEED(args->buffer, KIND_BUFFER);
+  args->device = args->buffer->memory->device;
+  return NULL;
+}
+
+FUNCTION(Buffer_Memory, memory) {
+  NEED(args->buffer, KIND_BUFFER);
+  args->memory = args->buffer->memory;
+  return NULL;
+}
+
+FUNCTION(Buffer_Delete, buffer) {
+  NEED(args->buffer, KIND_BUFFER);
+  buffer_delete(args->buffer);
+  return NULL;
+}
+
+FUNCTION(Buffer_IsDeleted, is_deleted) {
+  NEED(args->buffer, KIND_BUFFER);
+  args->is_deleted = atomic_load(&args->buffer->shards) == NULL;
+  return NULL;
+}
+
+// The values live in host memory, and saying so lets numpy look at them without a copy.
+FUNCTION(Buffer_IsOnCpu, is_on_cpu) {
+  NEED(args->buffer, KIND_BUFFER);
+  args->is_on_cpu = true;
+  return NULL;
+}
+
+// An error from here would abort the process, so a deleted buffer gets an event with an error.
+FUNCTION(Buffer_ReadyEvent, event) {
+  NEED(args->buffer, KIND_BUFFER);
+  pthread_mutex_lock(&reading);
+  Shards* shards = atomic_load(&args->buffer->shards);
+  args->event = shards == NULL ? NULL : event_share(shards->ready);
+  pthread_mutex_unlock(&reading);
+  if (args->event != NULL) return NULL;
+  args->event = event_new();
+  if (args->event == NULL) return error_no_memory();
+  event_set(args->event, buffer_deleted_error(args->buffer, "waiting for a buffer"));
+  return NULL;
+}
+
+// ---- Pointers --------------------------------------------------------------------------------
+
+static pthread_mutex_t pins = PTHREAD_MUTEX_INITIALIZER;
+
+// Finds buffer->pointer; `holder`, a new reference, keeps the values there even when the buffer is
+// deleted or donated. Waits for the values.
+static PJRT_Error* locate(PJRT_Buffer* buffer, const char* what, PyObject** holder) {
+  Entry entry;
+  PJRT_Error* error = enter(&entry);
+  if (error != NULL) return error;
+  PyObject* array = array_of(buffer, NULL);
+  if (array == NULL) {
+    error = buffer_deleted_error(buffer, what);
+  } else {
+    PyObject* pair = PyObject_CallMethod(buffer->client->object, "pin", "Oi", array, buffer->index);
+    unsigned long long address = 0;
+    if (pair == NULL || !PyArg_ParseTuple(pair, "OK", holder, &address)) {
+      error = error_from_python();
+    } else {
+      atomic_store(&buffer->pointer, (void*)(uintptr_t)address);
+      Py_INCREF(*holder);
+    }
+    Py_XDECREF(pair);
+    Py_DECREF(array);
+  }
+  leave(&entry);
+  return error;
+}
+
+static PJRT_Error* pointer_of(PJRT_Buffer* buffer, const char* what, void** pointer) {
+  PyObject* holder = NULL;
+  PJRT_Error* error = NULL;
+  if (atomic_load(&buffer->pointer) == NULL) error = locate(buffer, what, &holder);
+  bury(holder);
+  *pointer = atomic_load(&buffer->pointer);
+  return error;
+}
+
+FUNCTION(Buffer_UnsafePointer, buffer_pointer) {
+  NEED(args->buffer, KIND_BUFFER);
+  void* pointer = NULL;
+  PJRT_Error* error = pointer_of(args->buffer, "PJRT_Buffer_UnsafePointer", &pointer);
+  args->buffer_pointer = (uintptr_t)pointer;
+  return error;
+}
+
+FUNCTION(Buffer_OpaqueDeviceMemoryDataPointer, device_memory_ptr) {
+  NEED(args->buffer, KIND_BUFFER);
+  return pointer_of(args->buffer, "PJRT_Buffer_OpaqueDeviceMemoryDataPointer",
+                    &args->device_memory_ptr);
+}
+
+FUNCTION(Buffer_IncreaseExternalReferenceCount, buffer) {
+  NEED(args->buffer, KIND_BUFFER);
+  PJRT_Buffer* buffer = args->buffer;
+  pthread_mutex_lock(&pins);
+  bool pinned = buffer->external_references > 0;
+  if (pinned) buffer->external_references++;
+  pthread_mutex_unlock(&pins);
+  if (pinned) return NULL;
+  PyObject* holder = NULL;
+  PJRT_Error* error =
+      locate(buffer, "PJRT_Buffer_IncreaseExternalReferenceCount", &holder);
+  if (error != NULL) return error;
+  pthread_mutex_lock(&pins);
+  if (buffer->external_references++ == 0) {
+    buffer->external = holder;
+    holder = NULL;
+  }
+  pthread_mutex_unlock(&pins);
+  bury(holder);  // somebody else was faster
+  return NULL;
+}
+
+FUNCTION(Buffer_DecreaseExternalReferenceCount, buffer) {
+  NEED(args->buffer, KIND_BUFFER);
+  PJRT_Buffer* buffer = args->buffer;
+  PyObject* holder = NULL;
+  pthread_mutex_lock(&pins);
+  bool had = buffer->external_references > 0;
+  if (had && --buffer->external_references == 0) {
+    holder = buffer->external;
+    buffer->external = NULL;
+  }
+  pthread_mutex_unlock(&pins);
+  bury(holder);
+  if (had) return NULL;
+  return error_new(PJRT_Error_Code_INVALID_ARGUMENT,
+                   "PJRT_Buffer_DecreaseExternalReferenceCount: there is no reference left");
+}

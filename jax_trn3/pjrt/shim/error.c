@@ -1,0 +1,95 @@
+// PJRT_Error: a code and a message, made here or from a Python exception.
+#include <stdarg.h>
+#include <stdio.h>
+
+#include "shim.h"
+
+struct PJRT_Error {
+  Handle head;
+  PJRT_Error_Code code;
+  size_t size;
+  char message[];
+};
+
+static struct { Handle head; PJRT_Error_Code code; size_t size; char message[32]; } no_memory = {
+    {NULL, KIND_ERROR, 1}, PJRT_Error_Code_RESOURCE_EXHAUSTED, 23, "out of memory (on host)"};
+
+PJRT_Error* error_no_memory(void) { return (PJRT_Error*)&no_memory; }
+
+PJRT_Error* error_of(PJRT_Error_Code code, const char* message, size_t size) {
+  PJRT_Error* error = handle_new(KIND_ERROR, sizeof(PJRT_Error) + size + 1);
+  if (error == NULL) return error_no_memory();
+  error->code = code;
+  error->size = size;
+  memcpy(error->message, message, size);
+  return error;
+}
+
+PJRT_Error* error_new(PJRT_Error_Code code, const char* format, ...) {
+  char message[1024];
+  va_list values;
+  va_start(values, format);
+  int size = vsnprintf(message, sizeof(message), format, values);
+  va_end(values);
+  if (size < 0) size = 0;
+  if ((size_t)size >= sizeof(message)) size = sizeof(message) - 1;
+  return error_of(code, message, (size_t)size);
+}
+
+PJRT_Error_Code error_code(const PJRT_Error* error) { return error->code; }
+const char* error_message(const PJRT_Error* error) { return error->message; }
+
+void error_free(PJRT_Error* error) {
+  if (error != NULL && error != error_no_memory()) handle_free(error);
+}
+
+// The mapping of exceptions to codes is Python's (pjrt/errors.py); should even that fail, the error
+// is INTERNAL with whatever text there is.
+PJRT_Error* error_from_python(void) {
+  PyObject *type, *value, *traceback;
+  PyErr_Fetch(&type, &value, &traceback);
+  PyErr_NormalizeException(&type, &value, &traceback);
+  if (traceback != NULL && value != NULL) PyException_SetTraceback(value, traceback);
+  PJRT_Error* error = NULL;
+  PyObject* module = PyImport_ImportModule("jax_trn3.pjrt.errors");
+  PyObject* status = module == NULL
+      ? NULL : PyObject_CallMethod(module, "status_of", "O", value == NULL ? Py_None : value);
+  if (status != NULL) {
+    int code = PJRT_Error_Code_INTERNAL;
+    const char* text = NULL;
+    Py_ssize_t size = 0;
+    if (PyArg_ParseTuple(status, "is#", &code, &text, &size))
+      error = error_of((PJRT_Error_Code)code, text, (size_t)size);
+  }
+  PyErr_Clear();
+  if (error == NULL) error = error_new(PJRT_Error_Code_INTERNAL, "a Python exception that could "
+                                       "not be turned into a status");
+  Py_XDECREF(status);
+  Py_XDECREF(module);
+  Py_XDECREF(type);
+  Py_XDECREF(value);
+  Py_XDECREF(traceback);
+  return error;
+}
+
+// These two return nothing, so there is nobody to tell of a bad argument.
+HIDDEN void PJRT_Error_Destroy(PJRT_Args* raw) {
+  error_free(((PJRT_Error_Destroy_Args*)raw)->error);
+}
+
+HIDDEN void PJRT_Error_Message(PJRT_Args* raw) {
+  PJRT_Error_Message_Args* args = (PJRT_Error_Message_Args*)raw;
+  args->message = args->error->message;
+  args->message_size = args->error->size;
+}
+
+FUNCTION(Error_GetCode, code) {
+  NEED(args->error, KIND_ERROR);
+  args->code = args->error->code;
+  return NULL;
+}
+
+FUNCTION(Error_ForEachPayload, error) {
+  NEED(args->error, KIND_ERROR);
+  return NULL;  // no payloads; the function must exist, or the framework's error path recurses
+}

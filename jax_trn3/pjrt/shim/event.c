@@ -1,0 +1,155 @@
+// PJRT_Event: something that becomes ready once, with or without an error.
+#include "shim.h"
+
+typedef struct Callback {
+  PJRT_Event_OnReadyCallback function;
+  void* argument;
+  struct Callback* next;
+} Callback;
+
+struct PJRT_Event {
+  Handle head;
+  pthread_mutex_t mutex;
+  pthread_cond_t changed;
+  atomic_bool done;
+  PJRT_Error* error;
+  Callback* callbacks;
+};
+
+static PJRT_Event always_ready = {
+    .head = {NULL, KIND_EVENT, 1}, .mutex = PTHREAD_MUTEX_INITIALIZER,
+    .changed = PTHREAD_COND_INITIALIZER, .done = true};
+
+PJRT_Event* event_ready(void) { return &always_ready; }
+
+PJRT_Event* event_new(void) {
+  PJRT_Event* event = handle_new(KIND_EVENT, sizeof(PJRT_Event));
+  if (event == NULL) return NULL;
+  pthread_mutex_init(&event->mutex, NULL);
+  pthread_cond_init(&event->changed, NULL);
+  return event;
+}
+
+PJRT_Event* event_share(PJRT_Event* event) {
+  if (event != &always_ready) atomic_fetch_add(&event->head.references, 1);
+  return event;
+}
+
+void event_release(PJRT_Event* event) {
+  if (event == NULL || event == &always_ready || !handle_release(event)) return;
+  error_free(event->error);
+  while (event->callbacks != NULL) {  // only of an event that nobody will ever set
+    Callback* next = event->callbacks->next;
+    free(event->callbacks);
+    event->callbacks = next;
+  }
+  pthread_cond_destroy(&event->changed);
+  pthread_mutex_destroy(&event->mutex);
+  handle_free(event);
+}
+
+bool event_is_done(PJRT_Event* event) { return atomic_load(&event->done); }
+
+static PJRT_Error* copy_of(const PJRT_Error* error) {
+  if (error == NULL) return NULL;
+  return error_of(error_code(error), error_message(error), strlen(error_message(error)));
+}
+
+PJRT_Error* event_error(PJRT_Event* event) {
+  return event_is_done(event) ? copy_of(event->error) : NULL;
+}
+
+void event_set(PJRT_Event* event, PJRT_Error* error) {
+  pthread_mutex_lock(&event->mutex);
+  if (event->done) {  // the first one counts
+    pthread_mutex_unlock(&event->mutex);
+    error_free(error);
+    return;
+  }
+  event->error = error;
+  atomic_store(&event->done, true);
+  Callback* callbacks = event->callbacks;
+  event->callbacks = NULL;
+  pthread_cond_broadcast(&event->changed);
+  pthread_mutex_unlock(&event->mutex);
+  Callback* in_order = NULL;  // they were pushed, so the list is backwards
+  while (callbacks != NULL) {
+    Callback* next = callbacks->next;
+    callbacks->next = in_order;
+    in_order = callbacks;
+    callbacks = next;
+  }
+  while (in_order != NULL) {
+    Callback* next = in_order->next;
+    in_order->function(copy_of(error), in_order->argument);
+    free(in_order);
+    in_order = next;
+  }
+}
+
+PJRT_Error* event_wait(PJRT_Event* event) {
+  pthread_mutex_lock(&event->mutex);
+  while (!event->done) pthread_cond_wait(&event->changed, &event->mutex);
+  pthread_mutex_unlock(&event->mutex);
+  return event_error(event);
+}
+
+FUNCTION(Event_Destroy, event) {
+  NEED(args->event, KIND_EVENT);
+  event_release(args->event);
+  return NULL;
+}
+
+FUNCTION(Event_IsReady, is_ready) {
+  NEED(args->event, KIND_EVENT);
+  args->is_ready = event_is_done(args->event);
+  return NULL;
+}
+
+FUNCTION(Event_Error, event) {
+  NEED(args->event, KIND_EVENT);
+  if (!event_is_done(args->event))
+    return error_new(PJRT_Error_Code_FAILED_PRECONDITION,
+                     "PJRT_Event_Error: the event is not ready yet");
+  return event_error(args->event);
+}
+
+FUNCTION(Event_Await, event) {
+  NEED(args->event, KIND_EVENT);
+  return event_wait(args->event);
+}
+
+FUNCTION(Event_OnReady, user_arg) {
+  NEED(args->event, KIND_EVENT);
+  PJRT_Event* event = args->event;
+  if (!event_is_done(event)) {
+    Callback* callback = malloc(sizeof(Callback));
+    if (callback == NULL) return error_no_memory();
+    pthread_mutex_lock(&event->mutex);
+    if (!event->done) {
+      *callback = (Callback){args->callback, args->user_arg, event->callbacks};
+      event->callbacks = callback;
+      pthread_mutex_unlock(&event->mutex);
+      return NULL;
+    }
+    pthread_mutex_unlock(&event->mutex);
+    free(callback);
+  }
+  args->callback(event_error(event), args->user_arg);
+  return NULL;
+}
+
+FUNCTION(Event_Create, event) {
+  args->event = event_new();
+  return args->event == NULL ? error_no_memory() : NULL;
+}
+
+FUNCTION(Event_Set, error_message_size) {
+  NEED(args->event, KIND_EVENT);
+  if (event_is_done(args->event))
+    return error_new(PJRT_Error_Code_FAILED_PRECONDITION, "PJRT_Event_Set: the event is set already");
+  event_set(args->event, args->error_code == PJRT_Error_Code_OK
+                ? NULL
+                : error_of(args->error_code, args->error_message, args->error_message_size));
+  return NULL;
+}

@@ -1,0 +1,287 @@
+// PJRT_LoadedExecutable: execution, the one call that has to be fast.
+#include "shim.h"
+
+static bool read_devices(PJRT_LoadedExecutable* loaded, PyObject* object) {
+  PJRT_Client* client = loaded->client;
+  PyObject* rows = PyObject_GetAttrString(object, "devices");  // (device id, replica, partition)
+  Py_ssize_t n = rows == NULL ? -1 : PyTuple_Size(rows);
+  if (n < 0) return false;
+  loaded->devices = calloc((size_t)n + 1, sizeof(void*));
+  loaded->logical_ids = calloc((size_t)n + 1, sizeof(loaded->logical_ids[0]));
+  loaded->num_devices = (size_t)n;
+  for (Py_ssize_t i = 0; i < n; i++) {
+    int id, replica, partition;
+    if (!PyArg_ParseTuple(PyTuple_GetItem(rows, i), "iii", &id, &replica, &partition)) break;
+    loaded->devices[i] = client_device(client, id);
+    loaded->logical_ids[i].replica = replica;
+    loaded->logical_ids[i].partition = partition;
+    if (loaded->devices[i] == NULL) PyErr_Format(PyExc_ValueError, "no device has id %d", id);
+  }
+  Py_DECREF(rows);
+  return PyErr_Occurred() == NULL;
+}
+
+static PJRT_Memory* memory_of_kind(const PJRT_Device* device, const char* kind) {
+  for (size_t k = 0; k < device->num_memories; k++)
+    if (strcmp(device->memories[k]->kind, kind) == 0) return device->memories[k];
+  return device->memories[0];
+}
+
+PJRT_LoadedExecutable* loaded_executable_new(PJRT_Client* client, PyObject* object) {
+  PJRT_LoadedExecutable* loaded = handle_new(KIND_LOADED_EXECUTABLE, sizeof(*loaded));
+  if (loaded == NULL) {
+    Py_DECREF(object);
+    PyErr_NoMemory();
+    return NULL;
+  }
+  loaded->client = client;
+  loaded->executable = executable_new(object);
+  if (loaded->executable != NULL) loaded->execute = PyObject_GetAttrString(object, "execute");
+  bool ok = loaded->execute != NULL && read_devices(loaded, object);
+  size_t outputs = ok ? loaded->executable->num_outputs : 0;
+  loaded->output_memories = calloc(loaded->num_devices * outputs + 1, sizeof(void*));
+  for (size_t d = 0; d < loaded->num_devices; d++)
+    for (size_t k = 0; k < outputs; k++)
+      loaded->output_memories[d * outputs + k] =
+          memory_of_kind(loaded->devices[d], loaded->executable->output_kinds[k]);
+  if (ok) return loaded;
+  PJRT_Executable* executable = loaded->executable;
+  bury(loaded->execute);
+  free(loaded->devices);
+  free(loaded->logical_ids);
+  free(loaded->output_memories);
+  handle_free(loaded);
+  if (executable != NULL) executable_release(executable);
+  return NULL;
+}
+
+FUNCTION(LoadedExecutable_Destroy, executable) {
+  NEED(args->executable, KIND_LOADED_EXECUTABLE);
+  PJRT_LoadedExecutable* loaded = args->executable;
+  executable_release(loaded->executable);
+  bury(loaded->execute);
+  free(loaded->devices);
+  free(loaded->logical_ids);
+  free(loaded->output_memories);
+  handle_free(loaded);
+  return NULL;
+}
+
+FUNCTION(LoadedExecutable_GetExecutable, executable) {
+  NEED(args->loaded_executable, KIND_LOADED_EXECUTABLE);
+  args->executable = args->loaded_executable->executable;
+  atomic_fetch_add(&args->executable->head.references, 1);
+  return NULL;
+}
+
+FUNCTION(LoadedExecutable_AddressableDevices, num_addressable_devices) {
+  NEED(args->executable, KIND_LOADED_EXECUTABLE);
+  args->addressable_devices = args->executable->devices;
+  args->num_addressable_devices = args->executable->num_devices;
+  return NULL;
+}
+
+FUNCTION(LoadedExecutable_AddressableDeviceLogicalIds, num_addressable_device_logical_ids) {
+  NEED(args->executable, KIND_LOADED_EXECUTABLE);
+  args->addressable_device_logical_ids = (PJRT_LogicalDeviceIds*)args->executable->logical_ids;
+  args->num_addressable_device_logical_ids = args->executable->num_devices;
+  return NULL;
+}
+
+static void device_assignment_free(PJRT_DeviceAssignmentSerialized* unused) { (void)unused; }
+
+FUNCTION(LoadedExecutable_GetDeviceAssignment, serialized_device_assignment_deleter) {
+  NEED(args->executable, KIND_LOADED_EXECUTABLE);
+  args->serialized_bytes = args->executable->executable->device_assignment;
+  args->serialized_bytes_size = args->executable->executable->device_assignment_size;
+  args->serialized_device_assignment = NULL;  // lives as long as the executable
+  args->serialized_device_assignment_deleter = device_assignment_free;
+  return NULL;
+}
+
+FUNCTION(LoadedExecutable_Delete, executable) {
+  NEED(args->executable, KIND_LOADED_EXECUTABLE);
+  atomic_store(&args->executable->deleted, true);
+  return NULL;
+}
+
+FUNCTION(LoadedExecutable_IsDeleted, is_deleted) {
+  NEED(args->executable, KIND_LOADED_EXECUTABLE);
+  args->is_deleted = atomic_load(&args->executable->deleted);
+  return NULL;
+}
+
+FUNCTION(LoadedExecutable_Fingerprint, executable_fingerprint_size) {
+  NEED(args->executable, KIND_LOADED_EXECUTABLE);
+  args->executable_fingerprint = args->executable->executable->fingerprint;
+  args->executable_fingerprint_size = args->executable->executable->fingerprint_size;
+  return NULL;
+}
+
+// ---- Execution -------------------------------------------------------------------------------
+
+static PJRT_Error* check_call(PJRT_LoadedExecutable_Execute_Args* args) {
+  PJRT_LoadedExecutable* loaded = args->executable;
+  const char* name = loaded->executable->name;
+  if (atomic_load(&loaded->deleted))
+    return error_new(PJRT_Error_Code_INVALID_ARGUMENT, "%s has been deleted", name);
+  if (args->num_args != loaded->executable->num_parameters)
+    return error_new(PJRT_Error_Code_INVALID_ARGUMENT, "%s takes %zu arguments, %zu were given",
+                     name, loaded->executable->num_parameters, args->num_args);
+  if (args->num_devices != loaded->num_devices)
+    return error_new(PJRT_Error_Code_INVALID_ARGUMENT,
+                     "%s runs on %zu devices, arguments were given for %zu", name,
+                     loaded->num_devices, args->num_devices);
+  if (args->execute_device != NULL &&
+      (loaded->num_devices != 1 || args->execute_device != loaded->devices[0]))
+    return error_new(PJRT_Error_Code_UNIMPLEMENTED,
+                     "%s was compiled for other devices than the one it is to run on; compile it "
+                     "for that device", name);
+  if (args->options != NULL && (args->options->num_send_ops > 0 || args->options->num_recv_ops > 0))
+    return error_new(PJRT_Error_Code_UNIMPLEMENTED,
+                     "send and receive callbacks are not supported; host callbacks of jax "
+                     "(pure_callback, io_callback, debug.print) are, and need none");
+  for (size_t d = 0; d < args->num_devices; d++) {
+    for (size_t k = 0; k < args->num_args; k++) {
+      NEED(args->argument_lists[d][k], KIND_BUFFER);
+      if (atomic_load(&args->argument_lists[d][k]->shards) == NULL)
+        return buffer_deleted_error(args->argument_lists[d][k], name);
+    }
+  }
+  return NULL;
+}
+
+// Argument k of all devices as one array, borrowed from the buffers' shards. NULL + exception.
+// Buffers that come from different arrays are put together once and from then on share the result.
+static PyObject* argument(PJRT_LoadedExecutable_Execute_Args* args, size_t k) {
+  size_t n = args->num_devices;
+  Shards* shards = atomic_load(&args->argument_lists[0][k]->shards);
+  bool together = shards != NULL && shards->num_shards == (int)n;
+  for (size_t d = 0; together && d < n; d++) {
+    PJRT_Buffer* buffer = args->argument_lists[d][k];
+    together = atomic_load(&buffer->shards) == shards && buffer->index == (int)d;
+  }
+  if (together) return shards->array;
+  PyObject* parts = PyList_New((Py_ssize_t)n);
+  PyObject* waits = PyList_New(0);
+  for (size_t d = 0; parts != NULL && d < n; d++) {
+    PJRT_Buffer* buffer = args->argument_lists[d][k];
+    Shards* one = atomic_load(&buffer->shards);
+    if (one == NULL) {
+      PyErr_SetString(PyExc_ValueError, "an argument was deleted during the call");
+      Py_CLEAR(parts);
+    } else {
+      PyList_SetItem(parts, (Py_ssize_t)d, Py_BuildValue("(Oi)", one->array, buffer->index));
+    }
+  }
+  PyObject* array = parts == NULL || waits == NULL ? NULL
+      : PyObject_CallMethod(args->executable->client->object, "assemble", "O", parts);
+  Py_XDECREF(parts);
+  if (array != NULL) PyList_Append(waits, array);
+  PJRT_Event* ready = array == NULL ? NULL : completion_of(waits, NULL);
+  Py_XDECREF(waits);
+  if (ready == NULL) {
+    Py_XDECREF(array);
+    return NULL;
+  }
+  Shards* joined = shards_new(array, (int)n, ready);
+  if (joined == NULL) return PyErr_NoMemory();
+  joined->references = (int)n;
+  for (size_t d = 0; d < n; d++) {
+    PJRT_Buffer* buffer = args->argument_lists[d][k];
+    Shards* old = atomic_exchange(&buffer->shards, joined);
+    buffer->index = (int)d;
+    if (old != NULL) shards_release(old);
+  }
+  return array;
+}
+
+static bool may_donate(const PJRT_LoadedExecutable_Execute_Args* args, size_t k) {
+  if (!args->executable->executable->donated[k]) return false;
+  const PJRT_ExecuteOptions* options = args->options;
+  for (size_t i = 0; options != NULL && i < options->num_non_donatable_input_indices; i++)
+    if (options->non_donatable_input_indices[i] == (int64_t)k) return false;
+  return true;
+}
+
+static PyObject* arguments(PJRT_LoadedExecutable_Execute_Args* args) {
+  const PJRT_Executable* executable = args->executable->executable;
+  PyObject* list = PyList_New((Py_ssize_t)args->num_args);
+  for (size_t k = 0; list != NULL && k < args->num_args; k++) {
+    PyObject* array = argument(args, k);
+    if (array != NULL && executable->donated[k] && !may_donate(args, k))
+      array = PyObject_CallMethod(args->executable->client->object, "duplicate", "O", array);
+    else
+      Py_XINCREF(array);
+    if (array == NULL) Py_CLEAR(list);
+    else PyList_SetItem(list, (Py_ssize_t)k, array);
+  }
+  return list;
+}
+
+// What the program did take stops being the caller's, also if the execution failed.
+static void delete_donated(PJRT_LoadedExecutable_Execute_Args* args, PyObject* list) {
+  if (!args->executable->executable->any_donated) return;
+  for (size_t k = 0; k < args->num_args; k++) {
+    if (!may_donate(args, k)) continue;
+    PyObject* gone = PyObject_CallMethod(PyList_GetItem(list, (Py_ssize_t)k), "is_deleted", NULL);
+    if (gone == Py_True)
+      for (size_t d = 0; d < args->num_devices; d++) buffer_delete(args->argument_lists[d][k]);
+    Py_XDECREF(gone);
+  }
+}
+
+// Fills output_lists from a list of arrays; on failure nothing is left behind.
+static bool make_outputs(PJRT_LoadedExecutable_Execute_Args* args, PyObject* arrays,
+                         PJRT_Event* ready) {
+  PJRT_LoadedExecutable* loaded = args->executable;
+  PJRT_Executable* executable = loaded->executable;
+  size_t n = args->num_devices, outputs = executable->num_outputs;
+  if ((size_t)PyList_Size(arrays) != outputs) {
+    PyErr_Format(PyExc_RuntimeError, "%s: expected %zu outputs, got %zd", executable->name, outputs,
+                 PyList_Size(arrays));
+    return false;
+  }
+  for (size_t k = 0; k < outputs; k++) {
+    PyObject* array = Py_NewRef(PyList_GetItem(arrays, (Py_ssize_t)k));
+    Shards* shards = shards_new(array, (int)n, event_share(ready));
+    if (shards != NULL) shards->references = (int)n;
+    for (size_t d = 0; d < n; d++)
+      args->output_lists[d][k] = shards == NULL ? NULL
+          : buffer_new(loaded->output_memories[d * outputs + k], executable->output_types[k],
+                       executable->output_dims[k], executable->output_ranks[k], shards, (int)d);
+  }
+  return true;
+}
+
+FUNCTION(LoadedExecutable_Execute, device_complete_events) {
+  NEED(args->executable, KIND_LOADED_EXECUTABLE);
+  PJRT_Error* error = check_call(args);
+  if (error != NULL) return error;
+  Entry entry;
+  error = enter(&entry);
+  if (error != NULL) return error;
+  PJRT_Event* ready = NULL;
+  PyObject *arrays = NULL, *extra = NULL, *result = NULL;
+  PyObject* list = arguments(args);
+  if (list != NULL) {
+    result = PyObject_CallFunctionObjArgs(args->executable->execute, list, NULL);
+    PyObject *type, *value, *traceback;
+    PyErr_Fetch(&type, &value, &traceback);
+    delete_donated(args, list);
+    PyErr_Restore(type, value, traceback);
+  }
+  if (result != NULL && PyArg_ParseTuple(result, "OO", &arrays, &extra))
+    ready = completion_of(arrays, extra);
+  if (ready == NULL || !make_outputs(args, arrays, ready)) {
+    error = error_from_python();
+  } else if (args->device_complete_events != NULL) {
+    for (size_t d = 0; d < args->num_devices; d++)
+      args->device_complete_events[d] = event_share(ready);
+  }
+  event_release(ready);
+  Py_XDECREF(result);
+  Py_XDECREF(list);
+  leave(&entry);
+  return error;
+}

@@ -1,0 +1,331 @@
+// Into Python and out again: the GIL, the caller's exception, the graveyard, and conversions.
+#include "shim.h"
+
+#ifndef PLATFORM_MODULE
+#error "PLATFORM_MODULE: the Python module whose function platform() makes the platform"
+#endif
+
+// ---- The gate --------------------------------------------------------------------------------
+
+static pthread_mutex_t gate = PTHREAD_MUTEX_INITIALIZER;
+static pthread_cond_t gate_changed = PTHREAD_COND_INITIALIZER;
+static int inside;           // threads between enter() and leave()
+static bool closed;          // the interpreter is shutting down
+static pthread_t last_user;  // the one thread that may still enter then
+
+bool python_is_closed(void) {
+  pthread_mutex_lock(&gate);
+  bool result = closed;
+  pthread_mutex_unlock(&gate);
+  return result;
+}
+
+void close_python(void) {
+  pthread_mutex_lock(&gate);
+  closed = true;
+  last_user = pthread_self();
+  pthread_mutex_unlock(&gate);
+  Py_BEGIN_ALLOW_THREADS
+  pthread_mutex_lock(&gate);
+  while (inside > 0) pthread_cond_wait(&gate_changed, &gate);
+  pthread_mutex_unlock(&gate);
+  Py_END_ALLOW_THREADS
+}
+
+static void empty_graveyard(void);
+
+PJRT_Error* enter(Entry* entry) {
+  pthread_mutex_lock(&gate);
+  bool refused = closed && (!pthread_equal(last_user, pthread_self()) || !Py_IsInitialized());
+  if (!refused && !closed) inside++;
+  pthread_mutex_unlock(&gate);
+  if (refused)
+    return error_new(PJRT_Error_Code_UNAVAILABLE,
+                     "the Python interpreter is shutting down; the platform takes no more work");
+  entry->gil = PyGILState_Ensure();
+  PyErr_Fetch(&entry->type, &entry->value, &entry->traceback);
+  empty_graveyard();
+  return NULL;
+}
+
+void leave(Entry* entry) {
+  PyErr_Restore(entry->type, entry->value, entry->traceback);
+  PyGILState_Release(entry->gil);
+  pthread_mutex_lock(&gate);
+  if (inside > 0 && --inside == 0) pthread_cond_broadcast(&gate_changed);
+  pthread_mutex_unlock(&gate);
+}
+
+// ---- The graveyard ---------------------------------------------------------------------------
+
+typedef struct Grave {
+  PyObject* object;  // one of the two
+  Shards* shards;
+  struct Grave* next;
+} Grave;
+
+static _Atomic(Grave*) graves;
+
+static void empty_graveyard(void) {
+  if (atomic_load_explicit(&graves, memory_order_relaxed) == NULL) return;
+  Grave* grave = atomic_exchange(&graves, NULL);
+  while (grave != NULL) {
+    Grave* next = grave->next;
+    if (grave->shards != NULL) shards_release(grave->shards);
+    Py_XDECREF(grave->object);
+    free(grave);
+    grave = next;
+  }
+}
+
+static int empty_graveyard_soon(void* unused) {
+  (void)unused;
+  PyObject *type, *value, *traceback;
+  PyErr_Fetch(&type, &value, &traceback);
+  empty_graveyard();
+  PyErr_Restore(type, value, traceback);
+  return 0;
+}
+
+static void dig(PyObject* object, Shards* shards) {
+  Grave* grave = malloc(sizeof(Grave));
+  if (grave == NULL) return;  // a leak, in a process that has no memory left
+  *grave = (Grave){object, shards, atomic_load(&graves)};
+  while (!atomic_compare_exchange_weak(&graves, &grave->next, grave)) {}
+  // The first grave asks the main thread to come by; whoever enters Python earlier does it.
+  if (grave->next == NULL && !python_is_closed()) Py_AddPendingCall(empty_graveyard_soon, NULL);
+}
+
+void bury(PyObject* object) {
+  if (object != NULL) dig(object, NULL);
+}
+
+void bury_shards(Shards* shards) {
+  if (shards != NULL) dig(NULL, shards);
+}
+
+// ---- The platform ----------------------------------------------------------------------------
+
+static PyObject* the_platform;
+
+int set_platform(PyObject* object) {
+  PyObject* old = the_platform;
+  Py_INCREF(object);
+  the_platform = object;
+  Py_XDECREF(old);
+  return 0;
+}
+
+// A client that loads the library without JAX (pypjrt, a C program with an interpreter) has not
+// been through initialize(): the platform then comes from the module named at build time.
+PyObject* platform(void) {
+  if (the_platform != NULL) return the_platform;
+  PyObject* module = PyImport_ImportModule(PLATFORM_MODULE);
+  if (module == NULL) return NULL;
+  PyObject* object = PyObject_CallMethod(module, "platform", NULL);
+  Py_DECREF(module);
+  if (object == NULL) return NULL;
+  set_platform(object);
+  Py_DECREF(object);
+  return the_platform;
+}
+
+// ---- Conversions -----------------------------------------------------------------------------
+
+PyObject* int64_tuple(const int64_t* values, size_t n) {
+  PyObject* tuple = PyTuple_New((Py_ssize_t)n);
+  for (size_t i = 0; tuple != NULL && i < n; i++) {
+    PyObject* value = PyLong_FromLongLong(values[i]);
+    if (value == NULL) Py_CLEAR(tuple);
+    else PyTuple_SetItem(tuple, (Py_ssize_t)i, value);
+  }
+  return tuple;
+}
+
+char* copy_string(PyObject* text, size_t* size) {
+  const char* data;
+  Py_ssize_t length;
+  if (PyUnicode_Check(text)) {
+    data = PyUnicode_AsUTF8AndSize(text, &length);
+    if (data == NULL) return NULL;
+  } else {
+    char* bytes;
+    if (PyBytes_AsStringAndSize(text, &bytes, &length) != 0) return NULL;
+    data = bytes;
+  }
+  char* copy = malloc((size_t)length + 1);
+  if (copy == NULL) {
+    PyErr_NoMemory();
+    return NULL;
+  }
+  memcpy(copy, data, (size_t)length);
+  copy[length] = 0;
+  *size = (size_t)length;
+  return copy;
+}
+
+char* attribute_string(PyObject* object, const char* name, size_t* size) {
+  PyObject* value = PyObject_GetAttrString(object, name);
+  char* copy = value == NULL ? NULL : copy_string(value, size);
+  Py_XDECREF(value);
+  return copy;
+}
+
+long long attribute_int(PyObject* object, const char* name) {
+  PyObject* value = PyObject_GetAttrString(object, name);
+  long long result = value == NULL ? -1 : PyLong_AsLongLong(value);
+  Py_XDECREF(value);
+  return result;
+}
+
+static bool named_value(PJRT_NamedValue* out, PyObject* key, PyObject* value) {
+  size_t size;
+  out->struct_size = sizeof(PJRT_NamedValue);
+  out->value_size = 1;
+  out->name = copy_string(key, &out->name_size);
+  if (out->name == NULL) return false;
+  if (PyBool_Check(value)) {
+    out->type = PJRT_NamedValue_kBool;
+    out->bool_value = value == Py_True;
+  } else if (PyLong_Check(value)) {
+    out->type = PJRT_NamedValue_kInt64;
+    out->int64_value = PyLong_AsLongLong(value);
+  } else if (PyFloat_Check(value)) {
+    out->type = PJRT_NamedValue_kFloat;
+    out->float_value = (float)PyFloat_AsDouble(value);
+  } else if (PyTuple_Check(value)) {
+    Py_ssize_t n = PyTuple_Size(value);
+    int64_t* list = calloc((size_t)n + 1, sizeof(int64_t));
+    for (Py_ssize_t i = 0; list != NULL && i < n; i++)
+      list[i] = PyLong_AsLongLong(PyTuple_GetItem(value, i));
+    out->type = PJRT_NamedValue_kInt64List;
+    out->int64_array_value = list;
+    out->value_size = (size_t)n;
+  } else {
+    out->type = PJRT_NamedValue_kString;
+    out->string_value = copy_string(value, &size);
+    out->value_size = out->string_value == NULL ? 0 : size;
+  }
+  return PyErr_Occurred() == NULL;
+}
+
+PJRT_NamedValue* named_values(PyObject* dict, size_t* n) {
+  PyObject *key, *value;
+  Py_ssize_t position = 0, size = PyDict_Size(dict);
+  if (size < 0) return NULL;
+  PJRT_NamedValue* values = calloc((size_t)size + 1, sizeof(PJRT_NamedValue));
+  *n = 0;
+  while (values != NULL && PyDict_Next(dict, &position, &key, &value)) {
+    if (!named_value(&values[(*n)++], key, value)) {
+      named_values_free(values, *n);
+      return NULL;
+    }
+  }
+  if (values == NULL) PyErr_NoMemory();
+  return values;
+}
+
+void named_values_free(PJRT_NamedValue* values, size_t n) {
+  for (size_t i = 0; values != NULL && i < n; i++) {
+    free((char*)values[i].name);
+    if (values[i].type == PJRT_NamedValue_kString) free((char*)values[i].string_value);
+    if (values[i].type == PJRT_NamedValue_kInt64List) free((int64_t*)values[i].int64_array_value);
+  }
+  free(values);
+}
+
+PyObject* options_dict(const PJRT_NamedValue* values, size_t n) {
+  PyObject* dict = PyDict_New();
+  for (size_t i = 0; dict != NULL && i < n; i++) {
+    const PJRT_NamedValue* option = &values[i];
+    PyObject* value = NULL;
+    switch (option->type) {
+      case PJRT_NamedValue_kString:
+        value = PyUnicode_FromStringAndSize(option->string_value, (Py_ssize_t)option->value_size);
+        break;
+      case PJRT_NamedValue_kInt64: value = PyLong_FromLongLong(option->int64_value); break;
+      case PJRT_NamedValue_kInt64List:
+        value = int64_tuple(option->int64_array_value, option->value_size);
+        break;
+      case PJRT_NamedValue_kFloat: value = PyFloat_FromDouble(option->float_value); break;
+      case PJRT_NamedValue_kBool: value = PyBool_FromLong(option->bool_value); break;
+      default: PyErr_Format(PyExc_ValueError, "option %zu has an unknown type", i);
+    }
+    PyObject* key = PyUnicode_FromStringAndSize(option->name, (Py_ssize_t)option->name_size);
+    if (key == NULL || value == NULL || PyDict_SetItem(dict, key, value) != 0) Py_CLEAR(dict);
+    Py_XDECREF(key);
+    Py_XDECREF(value);
+  }
+  return dict;
+}
+
+// ---- Host memory of the framework's, as a Python buffer --------------------------------------
+
+// The framework's memory stays valid until `done` is set. Arrays made over it keep this object
+// alive, so that its death says when nobody reads the memory any more: zero-copy, truthfully.
+typedef struct {
+  PyObject_HEAD
+  const char* data;
+  Py_ssize_t before, after;  // the bytes that belong to the array, around `data`
+  PJRT_Event* done;
+} HostMemory;
+
+static void host_memory_dealloc(PyObject* self) {
+  PJRT_Event* done = ((HostMemory*)self)->done;
+  PyTypeObject* type = Py_TYPE(self);
+  event_set(done, NULL);
+  event_release(done);
+  freefunc release = (freefunc)PyType_GetSlot(type, Py_tp_free);
+  release(self);
+  Py_DECREF(type);
+}
+
+static int host_memory_getbuffer(PyObject* self, Py_buffer* view, int flags) {
+  HostMemory* memory = (HostMemory*)self;
+  return PyBuffer_FillInfo(view, self, (char*)memory->data - memory->before,
+                           memory->before + memory->after, 1, flags);
+}
+
+static PyObject* host_memory_window(PyObject* self, PyObject* args) {
+  HostMemory* memory = (HostMemory*)self;
+  if (!PyArg_ParseTuple(args, "nn", &memory->before, &memory->after)) return NULL;
+  if (memory->before < 0 || memory->after < 0)
+    return PyErr_Format(PyExc_ValueError, "window(%zd, %zd): negative", memory->before,
+                        memory->after);
+  Py_INCREF(self);
+  return self;
+}
+
+static PyMethodDef host_memory_methods[] = {
+    {"window", host_memory_window, METH_VARARGS,
+     "window(before, after): says how many bytes around the first element are the array's."},
+    {NULL, NULL, 0, NULL}};
+
+static PyType_Slot host_memory_slots[] = {
+    {Py_tp_dealloc, host_memory_dealloc},
+    {Py_tp_methods, host_memory_methods},
+    {Py_bf_getbuffer, host_memory_getbuffer},
+    {Py_tp_doc, "Host memory that the framework lends to the device."},
+    {0, NULL}};
+
+static PyType_Spec host_memory_spec = {
+    "jax_trn3.pjrt._shim.HostMemory", sizeof(HostMemory), 0,
+    Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION, host_memory_slots};
+
+PyTypeObject* host_memory_type(void) {
+  static PyTypeObject* type;
+  if (type == NULL) type = (PyTypeObject*)PyType_FromSpec(&host_memory_spec);
+  return type;
+}
+
+PyObject* host_memory_new(const void* data, PJRT_Event* done) {
+  PyTypeObject* type = host_memory_type();
+  if (type == NULL) return NULL;
+  allocfunc allocate = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
+  HostMemory* memory = (HostMemory*)allocate(type, 0);
+  if (memory == NULL) return NULL;
+  memory->data = data;
+  memory->before = memory->after = 0;
+  memory->done = event_share(done);
+  return (PyObject*)memory;
+}

@@ -1,0 +1,149 @@
+// Threads that wait for arrays.
+//
+// XLA:CPU computes asynchronously and tells Python of it by one means only: a call that blocks. So
+// an execution that is not finished when it returns gets a thread that blocks in it, without the
+// GIL, and sets the event afterwards. Programs that finish at once never come here.
+#include "shim.h"
+
+enum { MAX_WAITERS = 64 };  // more executions than that wait in line
+
+typedef struct Job {
+  PyObject* waits;
+  HostCopy* copy;
+  PJRT_Event* event;
+  struct Job* next;
+} Job;
+
+static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
+static pthread_cond_t work = PTHREAD_COND_INITIALIZER, idle = PTHREAD_COND_INITIALIZER;
+static Job *first, *last;
+static int waiters, idle_waiters, queued, running;
+
+// With the GIL. The error of the first array that failed, or of the copy.
+static PJRT_Error* run(Job* job) {
+  Py_ssize_t n = job->waits == NULL ? 0 : PyList_Size(job->waits);
+  bool failed = false;
+  for (Py_ssize_t i = 0; i < n && !failed; i++) {
+    PyObject* result = PyObject_CallMethod(PyList_GetItem(job->waits, i), "block_until_ready", NULL);
+    failed = result == NULL;
+    Py_XDECREF(result);
+  }
+  PJRT_Error* error = failed ? error_from_python() : NULL;
+  if (!failed && job->copy != NULL) error = host_copy_run(job->copy);
+  host_copy_free(job->copy);
+  Py_XDECREF(job->waits);
+  return error;
+}
+
+static void finish(Job* job, PJRT_Error* error) {  // without the GIL: callbacks may take it
+  event_set(job->event, error);
+  event_release(job->event);
+  free(job);
+}
+
+static void* waiter(void* unused) {
+  (void)unused;
+  pthread_mutex_lock(&mutex);
+  for (;;) {
+    while (first == NULL) {
+      idle_waiters++;
+      pthread_cond_wait(&work, &mutex);
+      idle_waiters--;
+    }
+    Job* job = first;
+    first = job->next;
+    if (first == NULL) last = NULL;
+    queued--;
+    running++;
+    pthread_mutex_unlock(&mutex);
+    // Not enter(): the gate waits for these very threads (wait_for_all) before it shuts.
+    PyGILState_STATE gil = PyGILState_Ensure();
+    PJRT_Error* error = run(job);
+    PyGILState_Release(gil);
+    finish(job, error);
+    pthread_mutex_lock(&mutex);
+    if (--running == 0 && queued == 0) pthread_cond_broadcast(&idle);
+  }
+  return NULL;
+}
+
+static bool start_waiter(void) {
+  pthread_t thread;
+  pthread_attr_t attributes;
+  pthread_attr_init(&attributes);
+  pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
+  int failed = pthread_create(&thread, &attributes, waiter, NULL);
+  pthread_attr_destroy(&attributes);
+  return failed == 0;
+}
+
+void wait_then_set(PyObject* waits, HostCopy* copy, PJRT_Event* event) {
+  Job* job = malloc(sizeof(Job));
+  Job here;
+  bool inline_ = job == NULL || python_is_closed();
+  if (!inline_) {
+    *job = (Job){waits, copy, event, NULL};
+    pthread_mutex_lock(&mutex);
+    if (idle_waiters <= queued && waiters < MAX_WAITERS && start_waiter()) waiters++;
+    inline_ = waiters == 0;
+    if (!inline_) {
+      if (last == NULL) first = job;
+      else last->next = job;
+      last = job;
+      queued++;
+      pthread_cond_signal(&work);
+    }
+    pthread_mutex_unlock(&mutex);
+  }
+  if (!inline_) return;
+  free(job);
+  here = (Job){waits, copy, event, NULL};
+  PJRT_Error* error = run(&here);
+  Py_BEGIN_ALLOW_THREADS
+  event_set(event, error);
+  event_release(event);
+  Py_END_ALLOW_THREADS
+}
+
+void wait_for_all(void) {
+  Py_BEGIN_ALLOW_THREADS
+  pthread_mutex_lock(&mutex);
+  while (queued > 0 || running > 0) pthread_cond_wait(&idle, &mutex);
+  pthread_mutex_unlock(&mutex);
+  Py_END_ALLOW_THREADS
+}
+
+// ---- Copies to the host ----------------------------------------------------------------------
+
+PJRT_Error* host_copy_run(HostCopy* copy) {
+  PyObject* order = copy->minor_to_major == NULL ? Py_NewRef(Py_None)
+                                                 : int64_tuple(copy->minor_to_major, copy->rank);
+  PyObject* data = order == NULL ? NULL
+      : PyObject_CallMethod(copy->client->object, "to_host", "OiO", copy->array, copy->index, order);
+  Py_XDECREF(order);
+  Py_buffer view;
+  if (data == NULL || PyObject_GetBuffer(data, &view, PyBUF_SIMPLE) != 0) {
+    Py_XDECREF(data);
+    return error_from_python();
+  }
+  PJRT_Error* error = NULL;
+  if ((size_t)view.len > copy->size) {
+    error = error_new(PJRT_Error_Code_INVALID_ARGUMENT,
+                      "PJRT_Buffer_ToHostBuffer: the array has %zu bytes, the destination %zu",
+                      (size_t)view.len, copy->size);
+  } else {
+    Py_BEGIN_ALLOW_THREADS
+    memcpy(copy->destination, view.buf, (size_t)view.len);
+    Py_END_ALLOW_THREADS
+  }
+  PyBuffer_Release(&view);
+  Py_DECREF(data);
+  return error;
+}
+
+void host_copy_free(HostCopy* copy) {
+  if (copy == NULL) return;
+  Py_XDECREF(copy->array);
+  free(copy->minor_to_major);
+  free(copy);
+}

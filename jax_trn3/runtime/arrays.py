@@ -1,0 +1,138 @@
+"""Arrays on the inner XLA:CPU devices: to them, from them, between them.
+
+Everything goes through jaxlib's own functions, which do not consult the caller's JAX configuration
+(x64, default device, ...); the transfer guard, which they do consult, has had its say before a call
+reaches the platform.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from jax._src.lib import _jax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
+
+from jax_trn3.pjrt import dtypes
+
+_ONLY_DURING_CALL = 0  # PJRT_HostBufferSemantics_kImmutableOnlyDuringCall
+_ALWAYS_COPY = _jax.ArrayCopySemantics.ALWAYS_COPY
+
+
+@dataclasses.dataclass(frozen=True)
+class Aval:
+    """The three attributes that jaxlib reads off an abstract value; of one shard, here."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    weak_type: bool = False
+
+
+@contextlib.contextmanager
+def _unguarded() -> Iterator[None]:
+    state = _jax.guard_lib.thread_local_state()
+    saved = state.host_to_device, state.device_to_device
+    allow = _jax.guard_lib.TransferGuardLevel.ALLOW
+    state.host_to_device = state.device_to_device = allow
+    try:
+        yield
+    finally:
+        state.host_to_device, state.device_to_device = saved
+
+
+def extent(
+    dims: Sequence[int], strides: Sequence[int] | None, itemsize: int
+) -> tuple[int, int]:
+    """Bytes before and after the address of element 0 that a strided array covers."""
+    if 0 in dims:
+        return 0, 0
+    if strides is None:
+        return 0, int(np.prod(dims, dtype=np.int64)) * itemsize
+    steps = [(dim - 1) * stride for dim, stride in zip(dims, strides)]
+    return -sum(s for s in steps if s < 0), sum(s for s in steps if s > 0) + itemsize
+
+
+@functools.cache
+def single(device: Any) -> SingleDeviceSharding:
+    return SingleDeviceSharding(device)
+
+
+@functools.cache
+def side_by_side(devices: tuple[Any, ...]) -> Any:
+    """A sharding for one shard on each device, whatever the shards hold.
+
+    It calls itself replicated, so that the global shape is a shard's; nothing here or in XLA takes
+    that as a promise that the values are equal.
+    """
+    if len(devices) == 1:
+        return single(devices[0])
+    return NamedSharding(Mesh(np.array(devices), "shard"), PartitionSpec())
+
+
+def from_host(
+    host: Any,
+    buffer_type: int,
+    dims: tuple[int, ...],
+    strides: tuple[int, ...] | None,
+    semantics: int,
+    device: Any,
+) -> Any:
+    """See pjrt.api.Client.from_host."""
+    dtype = dtypes.dtype_of(buffer_type)
+    before, after = extent(dims, strides, dtype.itemsize)
+    window = host.window(before, after)
+    view: np.ndarray = np.ndarray(dims, dtype, buffer=window, offset=before, strides=strides)
+    with _unguarded():
+        return _jax.batched_device_put(
+            Aval(dims, dtype),
+            single(device),
+            [view],
+            [device],
+            True,
+            force_copy=semantics == _ONLY_DURING_CALL,
+            enable_x64=True,
+        )
+
+
+def shard(array: Any, index: int) -> Any:
+    """Shard `index` of an array, as an array on one device."""
+    arrays = array._arrays
+    return array if len(arrays) == 1 else arrays[index]
+
+
+def to_numpy(array: Any, index: int) -> np.ndarray:
+    """The values of a shard: a view of the device's memory, or for elements of less than a byte an
+    unpacked copy."""
+    values, _ = shard(array, index)._single_device_array_to_np_array_did_copy()
+    return values
+
+
+def to_bytes(array: Any, index: int, minor_to_major: tuple[int, ...] | None) -> np.ndarray:
+    """The values of a shard as uint8, in the order of `minor_to_major` (None: row-major)."""
+    values = to_numpy(array, index)
+    if minor_to_major is not None:
+        values = values.transpose(minor_to_major[::-1])
+    return np.ascontiguousarray(values).reshape(-1).view(np.uint8)
+
+
+def copy(array: Any, index: int, devices: Any, sharding: Any) -> Any:
+    """A copy of a shard on the (one) device of `devices` and `sharding`."""
+    with _unguarded():
+        (result,) = _jax.batched_copy_array_to_devices_with_sharding(
+            [shard(array, index)], [devices], [sharding], [_ALWAYS_COPY]
+        )
+    return result
+
+
+def assemble(shards: Sequence[tuple[Any, int]]) -> Any:
+    """See pjrt.api.Client.assemble."""
+    arrays = [shard(array, index) for array, index in shards]
+    if len(arrays) == 1:
+        return arrays[0]
+    devices = tuple(array.sharding._device for array in arrays)
+    aval = Aval(arrays[0].shape, arrays[0].dtype)
+    return _jax.ArrayImpl(aval, side_by_side(devices), arrays, committed=True, _skip_checks=True)

@@ -1,0 +1,89 @@
+"""A compiled program on its devices."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+from jax._src.lib import _jax
+
+from jax_trn3 import compiler, pjrt
+from jax_trn3.pjrt import dtypes
+
+from . import arrays
+
+
+class Executable:
+    """Implements pjrt.Executable over an XLA:CPU executable."""
+
+    def __init__(self, values: compiler.Values):
+        self._values = values
+        self._inner = values.executable
+        devices = tuple(values.executable.local_devices())
+        sharding = arrays.side_by_side(devices)
+        self._handlers = [
+            _jax.array_result_handler(arrays.Aval(dims, dtype), sharding, True, _skip_checks=True)
+            for dims, dtype in zip(values.output_dims, values.output_dtypes)
+        ]
+        self.devices = values.devices
+        if values.tells_when_done:
+            self.execute = self._execute
+        else:
+            self.execute = self._execute_with_token
+
+    def _execute(self, arguments: list[Any]) -> tuple[list[Any], Any]:
+        results = self._inner.execute_sharded(arguments)
+        return results.consume_with_handlers(self._handlers), None
+
+    def _execute_with_token(self, arguments: list[Any]) -> tuple[list[Any], Any]:
+        results = self._inner.execute_sharded(arguments, with_tokens=True)
+        token = results.consume_token()
+        return results.consume_with_handlers(self._handlers), token
+
+    @functools.cached_property
+    def metadata(self) -> pjrt.ExecutableMetadata:
+        values, inner = self._values, self._inner
+        outputs, parameters = inner.get_output_shardings(), inner.get_parameter_shardings()
+        has_shardings = outputs is not None and parameters is not None
+        (kinds,) = inner.get_output_memory_kinds() or [[]]
+        parameter_layouts = tuple(str(layout) for layout in inner.get_parameter_layouts())
+        return pjrt.ExecutableMetadata(
+            name=values.name,
+            fingerprint=inner.fingerprint or b"",
+            compile_options=values.options.SerializeAsString(),
+            device_assignment=values.device_assignment,
+            num_replicas=values.options.num_replicas,
+            num_partitions=values.options.num_partitions,
+            num_parameters=len(parameter_layouts),
+            code_bytes=inner.size_of_generated_code_in_bytes(),
+            output_types=tuple(dtypes.type_of(dtype) for dtype in values.output_dtypes),
+            output_dims=values.output_dims,
+            output_kinds=tuple(kinds),
+            parameter_kinds=("device",) * len(parameter_layouts),
+            output_layouts=tuple(str(layout) for layout in inner.get_output_layouts()),
+            parameter_layouts=parameter_layouts,
+            output_shardings=_serialized(outputs) if has_shardings else None,
+            parameter_shardings=_serialized(parameters) if has_shardings else None,
+            donated=values.donated,
+        )
+
+    def cost_analysis(self) -> dict[str, pjrt.api.Attribute]:
+        return dict(self._inner.cost_analysis())
+
+    def memory_stats(self) -> pjrt.MemoryStats:
+        stats = self._inner.get_compiled_memory_stats()
+        fields = pjrt.MemoryStats.__dataclass_fields__
+        return pjrt.MemoryStats(**{name: int(getattr(stats, name, 0)) for name in fields})
+
+    def optimized_program(self) -> tuple[str, bytes]:
+        (module,) = self._inner.hlo_modules()
+        return "hlo", module.as_serialized_hlo_module_proto()
+
+    def serialize(self) -> bytes:
+        raise NotImplementedError(
+            "executables cannot be serialized yet; serialize the program with jax.export"
+        )
+
+
+def _serialized(shardings: list[Any]) -> tuple[bytes, ...]:
+    return tuple(sharding.SerializeToString() for sharding in shardings)

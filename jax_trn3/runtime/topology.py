@@ -1,0 +1,101 @@
+"""A hardware topology as the PJRT C API describes it."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+from collections.abc import Mapping
+
+from jax_trn3 import hardware, pjrt
+
+# JAX expects "device" to be the default memory, and knows the other two by these names.
+HOST_MEMORIES = (pjrt.MemorySpace("pinned_host"), pjrt.MemorySpace("unpinned_host"))
+
+_FORMAT = "trn3-topology-1"  # of serialized topologies
+
+
+def _describe(
+    topology: hardware.Topology, location: hardware.CoreLocation, attached: bool
+) -> pjrt.DeviceDescription:
+    kind = topology.chip.core.name
+    place = ", ".join(f"{axis}={i}" for axis, i in zip(topology.axes, location.coords))
+    return pjrt.DeviceDescription(
+        id=location.id,
+        process_index=0,
+        local_hardware_id=location.id if attached else -1,
+        kind=kind,
+        to_string=f"NeuronCore(id={location.id}, {place})",
+        debug_string=f"trn3:{location.id}",
+        attributes={
+            "coords": location.coords,
+            "chip": location.chip,
+            "core": location.core,
+            "core_on_chip": location.core,
+            "server": location.server,
+            "num_cores": topology.lnc,
+        },
+        memories=(pjrt.MemorySpace("device", topology.hbm_bytes_per_device), *HOST_MEMORIES),
+    )
+
+
+class TopologyDescription:
+    """Implements pjrt.TopologyDescription.
+
+    topology: what is described.
+    version: of the platform; JAX makes it part of its cache keys.
+    attached: whether the devices are those of this process.
+    """
+
+    platform_name = "trn3"
+
+    def __init__(self, topology: hardware.Topology, version: str, *, attached: bool):
+        self.hardware = topology
+        self.platform_version = version
+        self._attached = attached
+
+    @property
+    def attributes(self) -> dict[str, pjrt.api.Attribute]:
+        return {
+            "topology": self.hardware.name,
+            "lnc": self.hardware.lnc,
+            "num_chips": self.hardware.num_chips,
+        }
+
+    @functools.cached_property
+    def devices(self) -> tuple[pjrt.DeviceDescription, ...]:
+        return tuple(
+            _describe(self.hardware, location, self._attached)
+            for location in self.hardware.devices()
+        )
+
+    def serialize(self) -> bytes:
+        name, lnc = self.hardware.name, self.hardware.lnc
+        return json.dumps({"format": _FORMAT, "name": name, "lnc": lnc}).encode()
+
+    def fingerprint(self) -> int:
+        return int.from_bytes(hashlib.sha256(self.serialize()).digest()[:8], "little")
+
+
+def topology_of(name: str, options: Mapping[str, object]) -> hardware.Topology:
+    """The topology called `name`; the only option is lnc (1 or 2). ValueError for anything else."""
+    unknown = set(options) - {"lnc"}
+    if unknown:
+        raise ValueError(
+            f"topology {name!r}: unknown option {sorted(unknown)[0]!r}; the options are lnc (1 or 2)"
+        )
+    lnc = options.get("lnc", 1)
+    if not isinstance(lnc, int):
+        raise ValueError(f"topology {name!r}: lnc must be 1 or 2, got {lnc!r}")
+    return hardware.get_topology(name, lnc=lnc)
+
+
+def deserialize_topology(data: bytes) -> hardware.Topology:
+    """The inverse of TopologyDescription.serialize. ValueError for anything else."""
+    try:
+        fields = json.loads(data)
+        if fields["format"] != _FORMAT:
+            raise ValueError(f"unknown format {fields['format']!r}")
+        return topology_of(fields["name"], {"lnc": fields["lnc"]})
+    except (KeyError, TypeError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(f"not a serialized {_FORMAT}: {error}") from None
