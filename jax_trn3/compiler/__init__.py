@@ -1,5 +1,6 @@
 """A program's two answers: values, from XLA:CPU, and (to come) time, from the simulator."""
 
+from . import protobuf as protobuf
 from .callbacks import install as install_callbacks
 from .program import Program as Program
 from .values import Values as Values

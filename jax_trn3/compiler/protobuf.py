@@ -1,4 +1,4 @@
-"""Reads protocol buffers' wire format: just enough for the protos that jaxlib leaves opaque."""
+"""Protocol buffers' wire format: just enough for the protos that jaxlib leaves opaque."""
 
 from __future__ import annotations
 
@@ -73,3 +73,30 @@ def device_ids(assignment: bytes) -> list[list[int]]:
                 row.extend([entry] if isinstance(entry, int) else varints(entry))
         ids.append(row)
     return ids
+
+
+def _encoded(value: int) -> bytes:
+    out = bytearray()
+    while value >= 0x80:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+def field(number: int, value: int | bytes) -> bytes:
+    """One field, the way `fields` reads it."""
+    if isinstance(value, int):
+        return _encoded(number << 3 | _VARINT) + _encoded(value)
+    return _encoded(number << 3 | _LENGTH) + _encoded(len(value)) + value
+
+
+def hlo_with_config(module: bytes, num_replicas: int, num_partitions: int) -> bytes:
+    """A serialized xla.HloModuleProtoWithConfig around a serialized xla.HloModuleProto.
+
+    The config gets the three fields that the framework cannot do without: without the entry
+    computation's layout it aborts the process (openxla/xla, xla/service/hlo.proto, xla.proto).
+    """
+    program_shape = next(value for number, value in fields(module) if number == 4)
+    config = field(1, program_shape) + field(4, num_replicas) + field(5, num_partitions)
+    return field(1, module) + field(2, config)

@@ -14,6 +14,18 @@ from .program import Program
 
 
 @dataclasses.dataclass(frozen=True)
+class Shard:
+    """What one device has of a parameter or an output.
+
+    layout: as "{1,0}", minor to major.
+    """
+
+    dims: tuple[int, ...]
+    dtype: np.dtype
+    layout: str
+
+
+@dataclasses.dataclass(frozen=True)
 class Values:
     """An XLA:CPU executable and what has to be known to run it.
 
@@ -21,7 +33,7 @@ class Values:
     options: the compile options, as XLA understood them.
     device_assignment: serialized xla.DeviceAssignmentProto.
     devices: (device id, replica, partition) in the order of the shards.
-    output_dims, output_dtypes: of one device's shard of each output.
+    outputs, parameters: one device's shard of each.
     donated: parameters that the caller lets the program have.
     tells_when_done: whether the outputs being ready means that the program is finished.
     """
@@ -31,13 +43,13 @@ class Values:
     options: Any
     device_assignment: bytes
     devices: tuple[tuple[int, int, int], ...]
-    output_dims: tuple[tuple[int, ...], ...]
-    output_dtypes: tuple[np.dtype, ...]
+    outputs: tuple[Shard, ...]
+    parameters: tuple[Shard, ...]
     donated: tuple[int, ...]
 
     @property
     def tells_when_done(self) -> bool:
-        return bool(self.output_dims)
+        return bool(self.outputs)
 
 
 def compile_values(client: Any, program: Program, options: bytes) -> Values:
@@ -62,15 +74,15 @@ def compile_values(client: Any, program: Program, options: bytes) -> Values:
     devices = _jax.DeviceList(tuple(by_id[id] for id, _, _ in places))
     executable = callbacks.compile_with_callbacks(client, program, devices, parsed)
     (module,) = executable.hlo_modules()
-    shape = _result_shape(module)
+    outputs, parameters = _shards(module)
     return Values(
         name=module.name,
         executable=executable,
         options=parsed,
         device_assignment=serialized,
         devices=places,
-        output_dims=tuple(tuple(s.dimensions()) for s in shape),
-        output_dtypes=tuple(np.dtype(s.numpy_dtype()) for s in shape),
+        outputs=outputs,
+        parameters=parameters,
         donated=program.donated,
     )
 
@@ -90,8 +102,17 @@ def _places(assignment: bytes) -> tuple[tuple[int, int, int], ...]:
     return tuple((ids[p][r], r, p) for r in range(replicas) for p in range(len(ids)))
 
 
-def _result_shape(module: Any) -> list[Any]:
-    """The shapes of the outputs."""
+def _shards(module: Any) -> tuple[tuple[Shard, ...], tuple[Shard, ...]]:
+    """Of the outputs and of the parameters of an XLA module."""
     proto = module.as_serialized_hlo_module_proto()
-    shape = xla_client.XlaComputation(proto).program_shape().result_shape()
-    return list(shape.tuple_shapes()) if shape.is_tuple() else [shape]
+    program = xla_client.XlaComputation(proto).program_shape()
+    result = program.result_shape()
+    results = result.tuple_shapes() if result.is_tuple() else [result]
+    return tuple(map(_shard, results)), tuple(map(_shard, program.parameter_shapes()))
+
+
+def _shard(shape: Any) -> Shard:
+    if not shape.is_array():  # a token, which travels as an empty array
+        return Shard((0,), np.dtype(bool), "{0}")
+    minor_to_major = ",".join(map(str, shape.layout().minor_to_major()))
+    return Shard(tuple(shape.dimensions()), np.dtype(shape.numpy_dtype()), f"{{{minor_to_major}}}")

@@ -83,7 +83,8 @@ class ExecutableMetadata:
     output_types: PJRT_Buffer_Type numbers (see dtypes.py).
     output_kinds, parameter_kinds: memory kinds.
     output_layouts, parameter_layouts: as "{1,0}", minor to major.
-    output_shardings, parameter_shardings: serialized xla.OpSharding, or both None.
+    output_shardings, parameter_shardings: serialized xla.OpSharding, or both None. A program
+      without outputs has one output sharding, that of the empty tuple.
     device_assignment: serialized xla.DeviceAssignmentProto.
     compile_options: serialized xla.CompileOptionsProto.
     donated: parameters whose memory an output may take over.

@@ -12,6 +12,11 @@ from jax_trn3.pjrt import dtypes
 
 from . import arrays
 
+# jaxlib has dropped the argument since 0.10, and with it the checks.
+_UNCHECKED = (
+    {"_skip_checks": True} if "_skip_checks" in (_jax.array_result_handler.__doc__ or "") else {}
+)
+
 
 class Executable:
     """Implements pjrt.Executable over an XLA:CPU executable."""
@@ -22,8 +27,8 @@ class Executable:
         devices = tuple(values.executable.local_devices())
         sharding = arrays.side_by_side(devices)
         self._handlers = [
-            _jax.array_result_handler(arrays.Aval(dims, dtype), sharding, True, _skip_checks=True)
-            for dims, dtype in zip(values.output_dims, values.output_dtypes)
+            _jax.array_result_handler(arrays.Aval(o.dims, o.dtype), sharding, True, **_UNCHECKED)
+            for o in values.outputs
         ]
         self.devices = values.devices
         if values.tells_when_done:
@@ -45,8 +50,6 @@ class Executable:
         values, inner = self._values, self._inner
         outputs, parameters = inner.get_output_shardings(), inner.get_parameter_shardings()
         has_shardings = outputs is not None and parameters is not None
-        (kinds,) = inner.get_output_memory_kinds() or [[]]
-        parameter_layouts = tuple(str(layout) for layout in inner.get_parameter_layouts())
         return pjrt.ExecutableMetadata(
             name=values.name,
             fingerprint=inner.fingerprint or b"",
@@ -54,14 +57,14 @@ class Executable:
             device_assignment=values.device_assignment,
             num_replicas=values.options.num_replicas,
             num_partitions=values.options.num_partitions,
-            num_parameters=len(parameter_layouts),
+            num_parameters=len(values.parameters),
             code_bytes=inner.size_of_generated_code_in_bytes(),
-            output_types=tuple(dtypes.type_of(dtype) for dtype in values.output_dtypes),
-            output_dims=values.output_dims,
-            output_kinds=tuple(kinds),
-            parameter_kinds=("device",) * len(parameter_layouts),
-            output_layouts=tuple(str(layout) for layout in inner.get_output_layouts()),
-            parameter_layouts=parameter_layouts,
+            output_types=tuple(dtypes.type_of(output.dtype) for output in values.outputs),
+            output_dims=tuple(output.dims for output in values.outputs),
+            output_kinds=("device",) * len(values.outputs),
+            parameter_kinds=("device",) * len(values.parameters),
+            output_layouts=tuple(output.layout for output in values.outputs),
+            parameter_layouts=tuple(parameter.layout for parameter in values.parameters),
             output_shardings=_serialized(outputs) if has_shardings else None,
             parameter_shardings=_serialized(parameters) if has_shardings else None,
             donated=values.donated,
@@ -77,7 +80,10 @@ class Executable:
 
     def optimized_program(self) -> tuple[str, bytes]:
         (module,) = self._inner.hlo_modules()
-        return "hlo", module.as_serialized_hlo_module_proto()
+        options = self._values.options
+        return "hlo_with_config", compiler.protobuf.hlo_with_config(
+            module.as_serialized_hlo_module_proto(), options.num_replicas, options.num_partitions
+        )
 
     def serialize(self) -> bytes:
         raise NotImplementedError(

@@ -33,7 +33,7 @@ PJRT_Event* completion_of(PyObject* arrays, PyObject* extra) {
   Py_ssize_t n = PyList_Size(arrays);
   bool ready = extra == NULL || extra == Py_None;
   for (Py_ssize_t i = 0; ready && i < n; i++) {
-    PyObject* answer = PyObject_CallMethod(PyList_GetItem(arrays, i), "is_ready", NULL);
+    PyObject* answer = call_method(PyList_GetItem(arrays, i), IS_READY);
     if (answer == NULL) return NULL;
     ready = answer == Py_True;
     Py_DECREF(answer);

@@ -43,8 +43,28 @@ void error_free(PJRT_Error* error) {
   if (error != NULL && error != error_no_memory()) handle_free(error);
 }
 
+// For when status_of() itself failed: what it was asked about, and why it failed.
+static PJRT_Error* error_about_error(PyObject* value) {
+  PyObject *type, *reason, *traceback;
+  PyErr_Fetch(&type, &reason, &traceback);
+  PyObject* text = PyUnicode_FromFormat("%R (and, while turning it into a status: %R)",
+                                        value == NULL ? Py_None : value,
+                                        reason == NULL ? Py_None : reason);
+  Py_ssize_t size = 0;
+  const char* message = text == NULL ? NULL : PyUnicode_AsUTF8AndSize(text, &size);
+  PJRT_Error* error = message == NULL
+      ? error_new(PJRT_Error_Code_INTERNAL, "a Python exception that cannot be printed")
+      : error_of(PJRT_Error_Code_INTERNAL, message, (size_t)size);
+  PyErr_Clear();
+  Py_XDECREF(text);
+  Py_XDECREF(type);
+  Py_XDECREF(reason);
+  Py_XDECREF(traceback);
+  return error;
+}
+
 // The mapping of exceptions to codes is Python's (pjrt/errors.py); should even that fail, the error
-// is INTERNAL with whatever text there is.
+// is INTERNAL and says so.
 PJRT_Error* error_from_python(void) {
   PyObject *type, *value, *traceback;
   PyErr_Fetch(&type, &value, &traceback);
@@ -61,9 +81,7 @@ PJRT_Error* error_from_python(void) {
     if (PyArg_ParseTuple(status, "is#", &code, &text, &size))
       error = error_of((PJRT_Error_Code)code, text, (size_t)size);
   }
-  PyErr_Clear();
-  if (error == NULL) error = error_new(PJRT_Error_Code_INTERNAL, "a Python exception that could "
-                                       "not be turned into a status");
+  if (error == NULL) error = error_about_error(value);
   Py_XDECREF(status);
   Py_XDECREF(module);
   Py_XDECREF(type);

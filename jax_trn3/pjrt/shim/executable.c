@@ -106,14 +106,14 @@ static bool read_metadata(PJRT_Executable* executable, PyObject* metadata) {
   executable->output_layouts = attribute_layouts(metadata, "output_layouts", outputs);
   executable->parameter_layouts = attribute_layouts(metadata, "parameter_layouts", parameters);
   PyObject* shardings = PyErr_Occurred() ? NULL : PyObject_GetAttrString(metadata, "output_shardings");
-  bool has_shardings = shardings != NULL && shardings != Py_None;
-  Py_XDECREF(shardings);
-  if (has_shardings) {
-    executable->output_shardings =
-        attribute_list(metadata, "output_shardings", outputs, &executable->output_sharding_sizes);
+  if (shardings != NULL && shardings != Py_None) {
+    executable->num_output_shardings = (size_t)PyTuple_Size(shardings);
+    executable->output_shardings = string_list(shardings, executable->num_output_shardings,
+                                               &executable->output_sharding_sizes);
     executable->parameter_shardings = attribute_list(metadata, "parameter_shardings", parameters,
                                                      &executable->parameter_sharding_sizes);
   }
+  Py_XDECREF(shardings);
   return PyErr_Occurred() == NULL && read_donated(executable, metadata);
 }
 
@@ -141,7 +141,8 @@ void executable_release(PJRT_Executable* executable) {
   string_list_free(executable->parameter_kinds, executable->parameter_kind_sizes, parameters);
   layouts_free(executable->output_layouts, outputs);
   layouts_free(executable->parameter_layouts, parameters);
-  string_list_free(executable->output_shardings, executable->output_sharding_sizes, outputs);
+  string_list_free(executable->output_shardings, executable->output_sharding_sizes,
+                   executable->num_output_shardings);
   string_list_free(executable->parameter_shardings, executable->parameter_sharding_sizes,
                    parameters);
   free(executable->name);
@@ -260,7 +261,7 @@ FUNCTION(Shardings_PJRT_Executable_ParameterShardings, sharding_sizes) {
 
 FUNCTION(Shardings_PJRT_Executable_OutputShardings, sharding_sizes) {
   NEED(args->executable, KIND_EXECUTABLE);
-  args->num_outputs = args->executable->num_outputs;
+  args->num_outputs = args->executable->num_output_shardings;
   args->shardings = args->executable->output_shardings;
   args->sharding_sizes = args->executable->output_sharding_sizes;
   return NULL;

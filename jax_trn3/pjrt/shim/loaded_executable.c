@@ -222,13 +222,16 @@ static PyObject* arguments(PJRT_LoadedExecutable_Execute_Args* args) {
 // What the program did take stops being the caller's, also if the execution failed.
 static void delete_donated(PJRT_LoadedExecutable_Execute_Args* args, PyObject* list) {
   if (!args->executable->executable->any_donated) return;
+  PyObject *type, *value, *traceback;  // of the execution
+  PyErr_Fetch(&type, &value, &traceback);
   for (size_t k = 0; k < args->num_args; k++) {
     if (!may_donate(args, k)) continue;
-    PyObject* gone = PyObject_CallMethod(PyList_GetItem(list, (Py_ssize_t)k), "is_deleted", NULL);
+    PyObject* gone = call_method(PyList_GetItem(list, (Py_ssize_t)k), IS_DELETED);
     if (gone == Py_True)
       for (size_t d = 0; d < args->num_devices; d++) buffer_delete(args->argument_lists[d][k]);
     Py_XDECREF(gone);
   }
+  PyErr_Restore(type, value, traceback);
 }
 
 // Fills output_lists from a list of arrays; on failure nothing is left behind.
@@ -266,13 +269,13 @@ FUNCTION(LoadedExecutable_Execute, device_complete_events) {
   PyObject* list = arguments(args);
   if (list != NULL) {
     result = PyObject_CallFunctionObjArgs(args->executable->execute, list, NULL);
-    PyObject *type, *value, *traceback;
-    PyErr_Fetch(&type, &value, &traceback);
     delete_donated(args, list);
-    PyErr_Restore(type, value, traceback);
   }
-  if (result != NULL && PyArg_ParseTuple(result, "OO", &arrays, &extra))
-    ready = completion_of(arrays, extra);
+  if (result != NULL) {
+    arrays = PyTuple_GetItem(result, 0);
+    extra = arrays == NULL ? NULL : PyTuple_GetItem(result, 1);
+  }
+  if (extra != NULL) ready = completion_of(arrays, extra);
   if (ready == NULL || !make_outputs(args, arrays, ready)) {
     error = error_from_python();
   } else if (args->device_complete_events != NULL) {

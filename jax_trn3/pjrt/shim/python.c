@@ -130,6 +130,17 @@ PyObject* platform(void) {
   return the_platform;
 }
 
+// ---- Calls -----------------------------------------------------------------------------------
+
+// PyObject_CallMethod makes a new string of the name at every call; these are on the fast path.
+PyObject* call_method(PyObject* object, MethodName name) {
+  static const char* const texts[] = {"is_ready", "is_deleted", "block_until_ready"};
+  static PyObject* names[3];
+  if (names[name] == NULL) names[name] = PyUnicode_InternFromString(texts[name]);
+  if (names[name] == NULL) return NULL;
+  return PyObject_CallMethodObjArgs(object, names[name], NULL);
+}
+
 // ---- Conversions -----------------------------------------------------------------------------
 
 PyObject* int64_tuple(const int64_t* values, size_t n) {

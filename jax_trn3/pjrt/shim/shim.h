@@ -104,6 +104,8 @@ HIDDEN bool python_is_closed(void);
 HIDDEN void bury(PyObject* object);  // gives up a reference; any thread, no GIL
 HIDDEN PyObject* platform(void);     // borrowed; NULL with an exception set if none can be had
 HIDDEN int set_platform(PyObject* object);
+typedef enum { IS_READY, IS_DELETED, BLOCK_UNTIL_READY } MethodName;
+HIDDEN PyObject* call_method(PyObject* object, MethodName name);  // without arguments
 HIDDEN PyObject* int64_tuple(const int64_t* values, size_t n);
 HIDDEN char* copy_string(PyObject* text, size_t* size);  // of a str or bytes; NULL + exception
 HIDDEN char* attribute_string(PyObject* object, const char* name, size_t* size);
@@ -265,6 +267,7 @@ struct PJRT_Executable {
   size_t* output_ranks;
   const char **output_kinds, **parameter_kinds;
   size_t *output_kind_sizes, *parameter_kind_sizes;
+  size_t num_output_shardings;  // one for a program without outputs: that of the empty tuple
   const char **output_shardings, **parameter_shardings;  // serialized xla.OpSharding, or NULL
   size_t *output_sharding_sizes, *parameter_sharding_sizes;
   PJRT_Layouts_MemoryLayout **output_layouts, **parameter_layouts;

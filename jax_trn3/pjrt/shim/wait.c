@@ -24,7 +24,7 @@ static PJRT_Error* run(Job* job) {
   Py_ssize_t n = job->waits == NULL ? 0 : PyList_Size(job->waits);
   bool failed = false;
   for (Py_ssize_t i = 0; i < n && !failed; i++) {
-    PyObject* result = PyObject_CallMethod(PyList_GetItem(job->waits, i), "block_until_ready", NULL);
+    PyObject* result = call_method(PyList_GetItem(job->waits, i), BLOCK_UNTIL_READY);
     failed = result == NULL;
     Py_XDECREF(result);
   }
