@@ -187,11 +187,12 @@ class Client(Protocol):
         """An array of the framework's memory.
 
         host: has window(before, after), which says how many bytes around the first element belong
-        to the array and returns an object with a buffer of those. The memory may be read for as
-        long as that object lives.
+        to the array and returns an object with a buffer of those. If the array lives in the
+        memory, it keeps that object alive: its end is the end of the loan.
         type: PJRT_Buffer_Type. Elements of less than a byte take a byte each.
         strides: in bytes, may be negative or 0; None means row-major.
-        semantics: PJRT_HostBufferSemantics; 0 means the memory may not be used after this call.
+        semantics: PJRT_HostBufferSemantics; 0 and 1 mean that the memory may not be used after this
+        call, 2 and 3 that the array may live in it.
         """
 
     def to_host(self, array: Array, index: int, minor_to_major: tuple[int, ...] | None) -> Any:

@@ -10,6 +10,10 @@ from jax._src import xla_bridge
 from . import _shim
 from .api import Platform
 
+# Registered after JAX's own handlers and so run before them, while threads can still wait for the
+# GIL: once the interpreter finalizes, a thread that asks for it is killed inside C++.
+atexit.register(_shim.close)
+
 
 def register(name: str, platform: Platform, *, priority: int) -> None:
     """Makes `platform` the JAX platform `name`.
@@ -26,6 +30,3 @@ def register(name: str, platform: Platform, *, priority: int) -> None:
     xla_bridge._backend_factories[name] = dataclasses.replace(
         registration, fail_quietly=True, experimental=False
     )
-    # Registered after JAX's own handlers and so run before them, while threads can still wait for
-    # the GIL: once the interpreter finalizes, a thread that asks for it is killed inside C++.
-    atexit.register(_shim.close)

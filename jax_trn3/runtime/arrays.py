@@ -7,10 +7,10 @@ reaches the platform.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceShardin
 
 from jax_trn3.pjrt import dtypes
 
-_ONLY_DURING_CALL = 0  # PJRT_HostBufferSemantics_kImmutableOnlyDuringCall
+_ZERO_COPY = 2  # PJRT_HostBufferSemantics_kImmutableZeroCopy; 3 is its mutable twin
 _ALWAYS_COPY = _jax.ArrayCopySemantics.ALWAYS_COPY
 
 
@@ -32,16 +32,23 @@ class Aval:
     weak_type: bool = False
 
 
-@contextlib.contextmanager
-def _unguarded() -> Iterator[None]:
+_ALLOW = _jax.guard_lib.TransferGuardLevel.ALLOW
+
+
+def _unguarded(transfer: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """transfer(...) without the transfer guard of this thread."""
     state = _jax.guard_lib.thread_local_state()
     saved = state.host_to_device, state.device_to_device
-    allow = _jax.guard_lib.TransferGuardLevel.ALLOW
-    state.host_to_device = state.device_to_device = allow
+    state.host_to_device = state.device_to_device = _ALLOW
     try:
-        yield
+        return transfer(*args, **kwargs)
     finally:
         state.host_to_device, state.device_to_device = saved
+
+
+@functools.lru_cache(maxsize=4096)
+def _aval(dims: tuple[int, ...], buffer_type: int) -> Aval:
+    return Aval(dims, dtypes.dtype_of(buffer_type))
 
 
 def extent(
@@ -51,7 +58,7 @@ def extent(
     if 0 in dims:
         return 0, 0
     if strides is None:
-        return 0, int(np.prod(dims, dtype=np.int64)) * itemsize
+        return 0, math.prod(dims) * itemsize
     steps = [(dim - 1) * stride for dim, stride in zip(dims, strides)]
     return -sum(s for s in steps if s < 0), sum(s for s in steps if s > 0) + itemsize
 
@@ -82,20 +89,20 @@ def from_host(
     device: Any,
 ) -> Any:
     """See pjrt.api.Client.from_host."""
-    dtype = dtypes.dtype_of(buffer_type)
-    before, after = extent(dims, strides, dtype.itemsize)
+    aval = _aval(dims, buffer_type)
+    before, after = extent(dims, strides, aval.dtype.itemsize)
     window = host.window(before, after)
-    view: np.ndarray = np.ndarray(dims, dtype, buffer=window, offset=before, strides=strides)
-    with _unguarded():
-        return _jax.batched_device_put(
-            Aval(dims, dtype),
-            single(device),
-            [view],
-            [device],
-            True,
-            force_copy=semantics == _ONLY_DURING_CALL,
-            enable_x64=True,
-        )
+    view: np.ndarray = np.ndarray(dims, aval.dtype, buffer=window, offset=before, strides=strides)
+    return _unguarded(
+        _jax.batched_device_put,
+        aval,
+        single(device),
+        [view],
+        [device],
+        True,
+        force_copy=semantics < _ZERO_COPY,
+        enable_x64=True,
+    )
 
 
 def shard(array: Any, index: int) -> Any:
@@ -121,10 +128,10 @@ def to_bytes(array: Any, index: int, minor_to_major: tuple[int, ...] | None) -> 
 
 def copy(array: Any, index: int, devices: Any, sharding: Any) -> Any:
     """A copy of a shard on the (one) device of `devices` and `sharding`."""
-    with _unguarded():
-        (result,) = _jax.batched_copy_array_to_devices_with_sharding(
-            [shard(array, index)], [devices], [sharding], [_ALWAYS_COPY]
-        )
+    (result,) = _unguarded(
+        _jax.batched_copy_array_to_devices_with_sharding,
+        [shard(array, index)], [devices], [sharding], [_ALWAYS_COPY],
+    )
     return result
 
 

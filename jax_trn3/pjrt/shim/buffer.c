@@ -193,6 +193,8 @@ FUNCTION(Client_BufferFromHostBuffer, buffer) {
     error = error_from_python();
     event_release(done);
     done = NULL;
+  } else if (args->host_buffer_semantics < PJRT_HostBufferSemantics_kImmutableZeroCopy) {
+    event_set(done, NULL);  // copied; the garbage that jaxlib still holds does not matter
   }
   leave(&entry);
   args->done_with_host_buffer = done;

@@ -1,4 +1,6 @@
 // Into Python and out again: the GIL, the caller's exception, the graveyard, and conversions.
+#include <unistd.h>
+
 #include "shim.h"
 
 #ifndef PLATFORM_MODULE
@@ -34,11 +36,25 @@ void close_python(void) {
 
 static void empty_graveyard(void);
 
+// A Python thread that comes along during shutdown must not go back: jaxlib would ask for the GIL on
+// its behalf, and CPython would kill the thread inside C++ code that cannot be unwound, which aborts
+// the process. It sleeps here until the process is gone, as from Python 3.14 on all such threads do.
+static void park(void) {
+  for (;;) pause();
+}
+
+static bool is_stranger(bool python_thread) {
+  return closed && python_thread && !pthread_equal(last_user, pthread_self());
+}
+
 PJRT_Error* enter(Entry* entry) {
+  entry->python_thread = PyGILState_GetThisThreadState() != NULL;
   pthread_mutex_lock(&gate);
+  bool parked = is_stranger(entry->python_thread);
   bool refused = closed && (!pthread_equal(last_user, pthread_self()) || !Py_IsInitialized());
   if (!refused && !closed) inside++;
   pthread_mutex_unlock(&gate);
+  if (parked) park();
   if (refused)
     return error_new(PJRT_Error_Code_UNAVAILABLE,
                      "the Python interpreter is shutting down; the platform takes no more work");
@@ -53,7 +69,9 @@ void leave(Entry* entry) {
   PyGILState_Release(entry->gil);
   pthread_mutex_lock(&gate);
   if (inside > 0 && --inside == 0) pthread_cond_broadcast(&gate_changed);
+  bool parked = is_stranger(entry->python_thread);
   pthread_mutex_unlock(&gate);
+  if (parked) park();
 }
 
 // ---- The graveyard ---------------------------------------------------------------------------

@@ -95,6 +95,7 @@ HIDDEN void error_free(PJRT_Error* error);
 typedef struct {
   PyGILState_STATE gil;
   PyObject *type, *value, *traceback;  // the caller's exception, put back by leave()
+  bool python_thread;                  // not one of the framework's
 } Entry;
 
 HIDDEN PJRT_Error* enter(Entry* entry);  // NULL, or why Python cannot be entered any more
