@@ -25,10 +25,16 @@ def measure() -> list[Ratio]:
     small = np.ones(256, np.float32)
     return [
         compare("256 MiB there and back", there_and_back(unaligned), limit=1.2, rounds=8, calls=1),
-        compare("256 MiB there and back, aligned", there_and_back(aligned), limit=1.2, rounds=8,
-                calls=1),
-        compare("256 MiB there, back into new memory", there_and_copy(unaligned), limit=1.2,
-                rounds=8, calls=1),
+        compare(
+            "256 MiB there and back, aligned", there_and_back(aligned), limit=1.2, rounds=8, calls=1
+        ),
+        compare(
+            "256 MiB there, back into new memory",
+            there_and_copy(unaligned),
+            limit=1.2,
+            rounds=8,
+            calls=1,
+        ),
         compare("1 KiB there and back", there_and_back(small), limit=2.0, rounds=30, calls=300),
     ]
 

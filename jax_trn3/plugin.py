@@ -31,7 +31,7 @@ class Platform:
 
     @property
     def version(self) -> str:
-        return f"jax-trn3 {__version__} (simulated Trainium, XLA:CPU of jaxlib {jaxlib.__version__})"
+        return f"jax-trn3 {__version__} (values: XLA:CPU, jaxlib {jaxlib.__version__})"
 
     @functools.cached_property
     def attributes(self) -> dict[str, pjrt.api.Attribute]:
@@ -43,19 +43,21 @@ class Platform:
             "jax_trn3_version": __version__,
         }
 
-    def create_client(self, options: Mapping[str, Any]) -> runtime.Client:
+    def create_client(self, options: Mapping[str, Any]) -> pjrt.Client:
         name = str(options.get("topology", environment_topology()))
         lnc = int(options.get("lnc", environment_lnc()))
         return runtime.Client(self._describe(hardware.get_topology(name, lnc=lnc), attached=True))
 
-    def create_topology(self, name: str, options: Mapping[str, Any]) -> runtime.TopologyDescription:
+    def create_topology(self, name: str, options: Mapping[str, Any]) -> pjrt.TopologyDescription:
         topology = topologies.topology_of(name or environment_topology(), options)
         return self._describe(topology, attached=False)
 
-    def deserialize_topology(self, data: bytes) -> runtime.TopologyDescription:
+    def deserialize_topology(self, data: bytes) -> pjrt.TopologyDescription:
         return self._describe(topologies.deserialize_topology(data), attached=False)
 
-    def _describe(self, topology: hardware.Topology, *, attached: bool) -> Any:
+    def _describe(
+        self, topology: hardware.Topology, *, attached: bool
+    ) -> runtime.TopologyDescription:
         return runtime.TopologyDescription(topology, self.version, attached=attached)
 
 

@@ -31,7 +31,7 @@ _functions: dict[int, Sequence[Callable[..., Any]]] = {}
 _lock = threading.Lock()
 
 
-def install(platform: str) -> None:
+def install_callbacks(platform: str) -> None:
     """Hooks JAX's compilation for `platform`; once a process."""
     upstream = jax_compiler.backend_compile_and_load
 

@@ -59,8 +59,12 @@ class Program:
             return ()
         module = self.module()
         with module.context:
-            (main,) = (op for op in module.body if getattr(op, "sym_name", None) is not None
-                       and ir.StringAttr(op.attributes["sym_name"]).value == "main")
+            (main,) = (
+                op
+                for op in module.body
+                if getattr(op, "sym_name", None) is not None
+                and ir.StringAttr(op.attributes["sym_name"]).value == "main"
+            )
             if "arg_attrs" not in main.attributes:
                 return ()
             marks = [mark.decode() for mark in _DONATION_MARKS]

@@ -6,8 +6,7 @@ import dataclasses
 from typing import Any
 
 import numpy as np
-from jax._src.lib import _jax
-from jax._src.lib import xla_client
+from jax._src.lib import _jax, xla_client
 
 from . import callbacks, protobuf
 from .program import Program
@@ -93,7 +92,7 @@ def _parse_options(options: bytes) -> Any:
     try:
         return xla_client.CompileOptions.ParseFromString(options)
     except Exception as error:
-        raise ValueError(f"the compile options are not an xla.CompileOptionsProto: {error}") from None
+        raise ValueError(f"not an xla.CompileOptionsProto: {error}") from None
 
 
 def _places(assignment: bytes) -> tuple[tuple[int, int, int], ...]:

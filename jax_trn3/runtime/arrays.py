@@ -51,9 +51,7 @@ def _aval(dims: tuple[int, ...], buffer_type: int) -> Aval:
     return Aval(dims, dtypes.dtype_of(buffer_type))
 
 
-def extent(
-    dims: Sequence[int], strides: Sequence[int] | None, itemsize: int
-) -> tuple[int, int]:
+def extent(dims: Sequence[int], strides: Sequence[int] | None, itemsize: int) -> tuple[int, int]:
     """Bytes before and after the address of element 0 that a strided array covers."""
     if 0 in dims:
         return 0, 0
@@ -130,7 +128,10 @@ def copy(array: Any, index: int, devices: Any, sharding: Any) -> Any:
     """A copy of a shard on the (one) device of `devices` and `sharding`."""
     (result,) = _unguarded(
         _jax.batched_copy_array_to_devices_with_sharding,
-        [shard(array, index)], [devices], [sharding], [_ALWAYS_COPY],
+        [shard(array, index)],
+        [devices],
+        [sharding],
+        [_ALWAYS_COPY],
     )
     return result
 

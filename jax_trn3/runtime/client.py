@@ -62,9 +62,7 @@ class Client:
         # All memories of a device are host memory here; the shim keeps account of which is which.
         return arrays.from_host(host, type, dims, strides, semantics, self._devices[device])
 
-    def to_host(
-        self, array: pjrt.Array, index: int, minor_to_major: tuple[int, ...] | None
-    ) -> Any:
+    def to_host(self, array: pjrt.Array, index: int, minor_to_major: tuple[int, ...] | None) -> Any:
         return arrays.to_bytes(array, index, minor_to_major)
 
     def copy(self, array: pjrt.Array, index: int, device: int, memory: str) -> pjrt.Array:

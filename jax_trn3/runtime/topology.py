@@ -82,7 +82,7 @@ def topology_of(name: str, options: Mapping[str, object]) -> hardware.Topology:
     unknown = set(options) - {"lnc"}
     if unknown:
         raise ValueError(
-            f"topology {name!r}: unknown option {sorted(unknown)[0]!r}; the options are lnc (1 or 2)"
+            f"topology {name!r}: unknown option {sorted(unknown)[0]!r}; there is only lnc (1 or 2)"
         )
     lnc = options.get("lnc", 1)
     if not isinstance(lnc, int):

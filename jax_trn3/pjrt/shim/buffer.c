@@ -12,7 +12,7 @@ Shards* shards_new(PyObject* array, int num_shards, PJRT_Event* ready) {
     event_release(ready);
     return NULL;
   }
-  *shards = (Shards){1, num_shards, array, ready};
+  *shards = (Shards){1, num_shards, array, ready, {NULL, shards, NULL}};
   return shards;
 }
 
@@ -21,7 +21,7 @@ Shards* shards_new(PyObject* array, int num_shards, PJRT_Event* ready) {
 static pthread_mutex_t reading = PTHREAD_MUTEX_INITIALIZER;
 
 void shards_release(Shards* shards) {
-  if (--shards->references > 0) return;
+  if (atomic_fetch_sub(&shards->references, 1) > 1) return;
   pthread_mutex_lock(&reading);
   pthread_mutex_unlock(&reading);
   Py_DECREF(shards->array);

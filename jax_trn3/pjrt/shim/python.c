@@ -9,28 +9,17 @@
 
 // ---- The gate --------------------------------------------------------------------------------
 
-static pthread_mutex_t gate = PTHREAD_MUTEX_INITIALIZER;
-static pthread_cond_t gate_changed = PTHREAD_COND_INITIALIZER;
-static int inside;           // threads between enter() and leave()
-static bool closed;          // the interpreter is shutting down
+static atomic_int inside;    // threads between enter() and leave()
+static atomic_bool closed;   // the interpreter is shutting down
 static pthread_t last_user;  // the one thread that may still enter then
 
-bool python_is_closed(void) {
-  pthread_mutex_lock(&gate);
-  bool result = closed;
-  pthread_mutex_unlock(&gate);
-  return result;
-}
+bool python_is_closed(void) { return atomic_load(&closed); }
 
 void close_python(void) {
-  pthread_mutex_lock(&gate);
-  closed = true;
   last_user = pthread_self();
-  pthread_mutex_unlock(&gate);
+  atomic_store(&closed, true);
   Py_BEGIN_ALLOW_THREADS
-  pthread_mutex_lock(&gate);
-  while (inside > 0) pthread_cond_wait(&gate_changed, &gate);
-  pthread_mutex_unlock(&gate);
+  while (atomic_load(&inside) > 0) usleep(1000);
   Py_END_ALLOW_THREADS
 }
 
@@ -43,21 +32,19 @@ static void park(void) {
   for (;;) pause();
 }
 
-static bool is_stranger(bool python_thread) {
-  return closed && python_thread && !pthread_equal(last_user, pthread_self());
+static bool is_last_user(void) {
+  return pthread_equal(last_user, pthread_self()) && Py_IsInitialized();
 }
 
 PJRT_Error* enter(Entry* entry) {
   entry->python_thread = PyGILState_GetThisThreadState() != NULL;
-  pthread_mutex_lock(&gate);
-  bool parked = is_stranger(entry->python_thread);
-  bool refused = closed && (!pthread_equal(last_user, pthread_self()) || !Py_IsInitialized());
-  if (!refused && !closed) inside++;
-  pthread_mutex_unlock(&gate);
-  if (parked) park();
-  if (refused)
+  atomic_fetch_add(&inside, 1);
+  if (atomic_load(&closed) && !is_last_user()) {
+    atomic_fetch_sub(&inside, 1);
+    if (entry->python_thread && Py_IsInitialized()) park();
     return error_new(PJRT_Error_Code_UNAVAILABLE,
                      "the Python interpreter is shutting down; the platform takes no more work");
+  }
   entry->gil = PyGILState_Ensure();
   PyErr_Fetch(&entry->type, &entry->value, &entry->traceback);
   empty_graveyard();
@@ -67,20 +54,12 @@ PJRT_Error* enter(Entry* entry) {
 void leave(Entry* entry) {
   PyErr_Restore(entry->type, entry->value, entry->traceback);
   PyGILState_Release(entry->gil);
-  pthread_mutex_lock(&gate);
-  if (inside > 0 && --inside == 0) pthread_cond_broadcast(&gate_changed);
-  bool parked = is_stranger(entry->python_thread);
-  pthread_mutex_unlock(&gate);
-  if (parked) park();
+  bool strange = atomic_load(&closed) && entry->python_thread && !is_last_user();
+  atomic_fetch_sub(&inside, 1);
+  if (strange) park();
 }
 
 // ---- The graveyard ---------------------------------------------------------------------------
-
-typedef struct Grave {
-  PyObject* object;  // one of the two
-  Shards* shards;
-  struct Grave* next;
-} Grave;
 
 static _Atomic(Grave*) graves;
 
@@ -89,9 +68,12 @@ static void empty_graveyard(void) {
   Grave* grave = atomic_exchange(&graves, NULL);
   while (grave != NULL) {
     Grave* next = grave->next;
-    if (grave->shards != NULL) shards_release(grave->shards);
-    Py_XDECREF(grave->object);
-    free(grave);
+    if (grave->shards != NULL) {
+      shards_release(grave->shards);  // the grave is part of it
+    } else {
+      Py_DECREF(grave->object);
+      free(grave);
+    }
     grave = next;
   }
 }
@@ -105,21 +87,26 @@ static int empty_graveyard_soon(void* unused) {
   return 0;
 }
 
-static void dig(PyObject* object, Shards* shards) {
-  Grave* grave = malloc(sizeof(Grave));
-  if (grave == NULL) return;  // a leak, in a process that has no memory left
-  *grave = (Grave){object, shards, atomic_load(&graves)};
+static void dig(Grave* grave) {
+  grave->next = atomic_load(&graves);
   while (!atomic_compare_exchange_weak(&graves, &grave->next, grave)) {}
   // The first grave asks the main thread to come by; whoever enters Python earlier does it.
   if (grave->next == NULL && !python_is_closed()) Py_AddPendingCall(empty_graveyard_soon, NULL);
 }
 
 void bury(PyObject* object) {
-  if (object != NULL) dig(object, NULL);
+  Grave* grave = object == NULL ? NULL : malloc(sizeof(Grave));
+  if (grave == NULL) return;  // if memory is short: a leak, in a process that has no memory left
+  *grave = (Grave){object, NULL, NULL};
+  dig(grave);
 }
 
 void bury_shards(Shards* shards) {
-  if (shards != NULL) dig(NULL, shards);
+  if (shards == NULL) return;
+  if (atomic_fetch_sub(&shards->references, 1) == 1) {
+    shards->references = 1;
+    dig(&shards->grave);
+  }
 }
 
 // ---- The platform ----------------------------------------------------------------------------

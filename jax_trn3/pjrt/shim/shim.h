@@ -98,6 +98,14 @@ typedef struct {
   bool python_thread;                  // not one of the framework's
 } Entry;
 
+// What died without the GIL, waiting for it: a Python object, or shards.
+typedef struct Shards Shards;
+typedef struct Grave {
+  PyObject* object;
+  Shards* shards;
+  struct Grave* next;
+} Grave;
+
 HIDDEN PJRT_Error* enter(Entry* entry);  // NULL, or why Python cannot be entered any more
 HIDDEN void leave(Entry* entry);
 HIDDEN void close_python(void);  // GIL held: waits for work in flight; then only this thread enters
@@ -217,13 +225,14 @@ HIDDEN void memory_uncount(PJRT_Memory* memory, int64_t bytes);  // and its end
 // ---- Buffers (buffer.c) ----------------------------------------------------------------------
 
 // A Python array of one or more shards; each buffer of a sharded array is one shard of it, so that
-// an array which goes from one program to the next is never taken apart. Counted under the GIL.
-typedef struct {
-  int references;
+// an array which goes from one program to the next is never taken apart.
+struct Shards {
+  atomic_int references;
   int num_shards;
   PyObject* array;
   PJRT_Event* ready;
-} Shards;
+  Grave grave;
+};
 
 struct PJRT_Buffer {
   Handle head;
@@ -241,8 +250,8 @@ struct PJRT_Buffer {
 };
 
 HIDDEN Shards* shards_new(PyObject* array, int num_shards, PJRT_Event* ready);  // takes both; GIL
-HIDDEN void shards_release(Shards* shards);                                     // GIL
-HIDDEN void bury_shards(Shards* shards);  // any thread, no GIL
+HIDDEN void shards_release(Shards* shards);  // GIL
+HIDDEN void bury_shards(Shards* shards);     // any thread, no GIL
 // Takes one reference of `shards`.
 HIDDEN PJRT_Buffer* buffer_new(PJRT_Memory* memory, PJRT_Buffer_Type type, const int64_t* dims,
                                size_t rank, Shards* shards, int index);

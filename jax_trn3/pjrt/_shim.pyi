@@ -1,0 +1,6 @@
+from .api import Platform
+
+API_MINOR: int
+
+def set_platform(platform: Platform) -> None: ...
+def close() -> None: ...
