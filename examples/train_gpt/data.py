@@ -12,12 +12,20 @@ Bytes = NDArray[np.uint8]
 Tokens = NDArray[np.int32]
 
 TRAIN_BYTES = 4 * 2**20
-HELD_OUT_BYTES = 2**18
+HELD_OUT_BYTES = 2**16
 HELD_OUT_EVERY = 16
-"""Every so many files, one is held out whole."""
+"""Every so many files, one is held out."""
+HELD_OUT_PER_FILE = 2**13
+"""The most that is taken of a held-out file, so that no single one decides the loss."""
 
 SKIPPED_DIRECTORIES = frozenset(
-    {"test", "tests", "idle_test", "site-packages", "dist-packages"}  # not there on every machine
+    {
+        "test",
+        "tests",
+        "idle_test",
+        "site-packages",
+        "dist-packages",
+    }  # not there on every machine
     | {"encodings", "pydoc_data", "lib2to3"}  # tables written by programs, not people
 )
 
@@ -39,15 +47,20 @@ class Text:
         digest = hashlib.sha256(self.train.tobytes() + self.held_out.tobytes()).hexdigest()
         return (
             f"Python {sysconfig.get_python_version()} standard library, {self.num_files} files: "
-            f"{self.train.size / 2**20:.2f} MiB to train on, "
-            f"{self.held_out.size / 2**20:.2f} MiB held out, sha256 {digest[:12]}"
+            f"{self.train.size / 2**20:.0f} MiB to train on, "
+            f"{self.held_out.size / 2**10:.0f} KiB held out, sha256 {digest[:12]}"
         )
 
 
 def source_files(root: Path) -> list[Path]:
     """All Python files below `root` except those in skipped directories, in a fixed order."""
     relative = sorted(path.relative_to(root).as_posix() for path in root.rglob("*.py"))
-    return [root / name for name in relative if SKIPPED_DIRECTORIES.isdisjoint(name.split("/"))]
+    return [
+        root / name
+        for name in relative
+        if SKIPPED_DIRECTORIES.isdisjoint(name.split("/"))
+        and not name.startswith("_sysconfigdata")  # written when Python was built on this machine
+    ]
 
 
 def load_text() -> Text:
@@ -59,12 +72,13 @@ def load_text() -> Text:
     train, held_out = bytearray(), bytearray()
     num_files = 0
     for index, path in enumerate(source_files(root)):
-        part, limit = (
-            (held_out, HELD_OUT_BYTES) if index % HELD_OUT_EVERY == 0 else (train, TRAIN_BYTES)
-        )
-        if len(part) < limit:
-            part += path.read_bytes()
-            num_files += 1
+        if len(train) >= TRAIN_BYTES and len(held_out) >= HELD_OUT_BYTES:
+            break
+        num_files += 1
+        if index % HELD_OUT_EVERY == 0:
+            held_out += path.read_bytes()[:HELD_OUT_PER_FILE]
+        else:
+            train += path.read_bytes()
     if len(train) < TRAIN_BYTES or len(held_out) < HELD_OUT_BYTES:
         raise ValueError(
             f"found {len(train)} + {len(held_out)} bytes of Python source below {root}, "
@@ -94,7 +108,13 @@ class Batches:
     """
 
     def __init__(
-        self, text: Bytes, *, batch_size: int, seq_len: int, seed: int, position: int = 0
+        self,
+        text: Bytes,
+        *,
+        batch_size: int,
+        seq_len: int,
+        seed: int,
+        position: int = 0,
     ) -> None:
         self.position = position
         self._windows = windows(text, seq_len)

@@ -27,14 +27,15 @@ class GPTConfig:
 
     @property
     def head_size(self) -> int:
+        """The share of the width that one head has."""
         return self.width // self.num_heads
 
 
 def rotate(x: jax.Array) -> jax.Array:
     """Rotary position embedding of `x: [B, T, N, H]` (Su et al. 2021, arXiv:2104.09864)."""
     _, length, _, size = x.shape
-    frequency = 1e4 ** -(jnp.arange(size // 2) / (size // 2))
-    angle = jnp.arange(length)[:, None, None] * frequency  # [T, 1, H/2]
+    frequency = 1e4 ** -jnp.linspace(0, 1, size // 2, endpoint=False)
+    angle = jnp.outer(jnp.arange(length, dtype=jnp.float32), frequency)[None, :, None]
     sin, cos = jnp.sin(angle), jnp.cos(angle)
     left, right = jnp.split(x, 2, axis=-1)
     return jnp.concatenate([left * cos - right * sin, right * cos + left * sin], axis=-1)

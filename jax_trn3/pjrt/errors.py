@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import _thread
 import enum
 
 
@@ -53,15 +52,13 @@ def status_of(error: BaseException | None) -> tuple[int, str]:
     """The code and the message for an exception that reached the shim.
 
     jaxlib's own errors already begin with the name of a code ("INVALID_ARGUMENT: ..."), which
-    becomes the code again. A KeyboardInterrupt that hit the engine is raised once more in the main
-    thread, so that the user gets it and not merely a failed call.
+    becomes the code again. (An interrupt is raised once more by the shim, in the main thread.)
     """
     if error is None:
         return StatusCode.INTERNAL, "an exception without a value"
     if isinstance(error, PjrtError):
         return error.code, str(error)
     if isinstance(error, KeyboardInterrupt):
-        _thread.interrupt_main()
         return StatusCode.CANCELLED, "interrupted"
     name, separator, rest = str(error).partition(": ")
     if separator and name in StatusCode.__members__:

@@ -61,21 +61,30 @@ def extent(dims: Sequence[int], strides: Sequence[int] | None, itemsize: int) ->
     return -sum(s for s in steps if s < 0), sum(s for s in steps if s > 0) + itemsize
 
 
-@functools.cache
-def single(device: Any) -> SingleDeviceSharding:
-    return SingleDeviceSharding(device)
+class Places:
+    """The inner devices, and what jaxlib wants to be told when something goes there.
 
-
-@functools.cache
-def side_by_side(devices: tuple[Any, ...]) -> Any:
-    """A sharding for one shard on each device, whatever the shards hold.
-
-    It calls itself replicated, so that the global shape is a shard's; nothing here or in XLA takes
-    that as a promise that the values are equal.
+    A device is named by its number, which is its local_hardware_id.
     """
-    if len(devices) == 1:
-        return single(devices[0])
-    return NamedSharding(Mesh(np.array(devices), "shard"), PartitionSpec())
+
+    def __init__(self, devices: Sequence[Any]):
+        self.devices = list(devices)
+        self.shardings = [SingleDeviceSharding(device) for device in devices]
+        self.device_lists = [_jax.DeviceList((device,)) for device in devices]
+        self._groups: dict[tuple[int, ...], Any] = {}
+
+    def side_by_side(self, numbers: tuple[int, ...]) -> Any:
+        """A sharding for one shard on each of the devices, whatever the shards hold.
+
+        It calls itself replicated, so that the global shape is a shard's; nothing here or in XLA
+        takes that as a promise that the values are equal.
+        """
+        if len(numbers) == 1:
+            return self.shardings[numbers[0]]
+        if numbers not in self._groups:
+            devices = np.array([self.devices[number] for number in numbers])
+            self._groups[numbers] = NamedSharding(Mesh(devices, "shard"), PartitionSpec())
+        return self._groups[numbers]
 
 
 def from_host(
@@ -84,7 +93,8 @@ def from_host(
     dims: tuple[int, ...],
     strides: tuple[int, ...] | None,
     semantics: int,
-    device: Any,
+    device: int,
+    places: Places,
 ) -> Any:
     """See pjrt.api.Client.from_host."""
     aval = _aval(dims, buffer_type)
@@ -94,9 +104,9 @@ def from_host(
     return _unguarded(
         _jax.batched_device_put,
         aval,
-        single(device),
+        places.shardings[device],
         [view],
-        [device],
+        [places.devices[device]],
         True,
         force_copy=semantics < _ZERO_COPY,
         enable_x64=True,
@@ -124,23 +134,33 @@ def to_bytes(array: Any, index: int, minor_to_major: tuple[int, ...] | None) -> 
     return np.ascontiguousarray(values).reshape(-1).view(np.uint8)
 
 
-def copy(array: Any, index: int, devices: Any, sharding: Any) -> Any:
-    """A copy of a shard on the (one) device of `devices` and `sharding`."""
+def copy(array: Any, index: int, device: int, places: Places) -> Any:
+    """A copy of a shard on a device."""
     (result,) = _unguarded(
         _jax.batched_copy_array_to_devices_with_sharding,
         [shard(array, index)],
-        [devices],
-        [sharding],
+        [places.device_lists[device]],
+        [places.shardings[device]],
         [_ALWAYS_COPY],
     )
     return result
 
 
-def assemble(shards: Sequence[tuple[Any, int]]) -> Any:
+def _device_of(array: Any) -> int:
+    return array.sharding._device.local_hardware_id
+
+
+def assemble(shards: Sequence[tuple[Any, int]], places: Places) -> Any:
     """See pjrt.api.Client.assemble."""
     arrays = [shard(array, index) for array, index in shards]
     if len(arrays) == 1:
         return arrays[0]
-    devices = tuple(array.sharding._device for array in arrays)
+    sharding = places.side_by_side(tuple(map(_device_of, arrays)))
     aval = Aval(arrays[0].shape, arrays[0].dtype)
-    return _jax.ArrayImpl(aval, side_by_side(devices), arrays, committed=True, _skip_checks=True)
+    return _jax.ArrayImpl(aval, sharding, arrays, committed=True, _skip_checks=True)
+
+
+def duplicate(array: Any, places: Places) -> Any:
+    """See pjrt.api.Client.duplicate."""
+    copies = [(copy(part, 0, _device_of(part), places), 0) for part in array._arrays]
+    return assemble(copies, places)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import functools
+import threading
 from typing import Any
 
 from jax._src.lib import _jax
@@ -25,24 +25,28 @@ class Client:
 
     def __init__(self, topology: TopologyDescription):
         self.topology = topology
+        self._lock = threading.Lock()
+        self._started: tuple[Any, arrays.Places] | None = None
 
-    @functools.cached_property
-    def inner(self) -> Any:
-        return _jax.get_tfrt_cpu_client(
-            asynchronous=True, num_devices=len(self.topology.devices), collectives=None
-        )
+    def _start(self) -> tuple[Any, arrays.Places]:
+        """The inner client and its devices."""
+        if self._started is None:
+            with self._lock:
+                if self._started is None:
+                    inner = _jax.get_tfrt_cpu_client(
+                        asynchronous=True, num_devices=len(self.topology.devices)
+                    )
+                    self._started = inner, arrays.Places(inner.local_devices())
+        return self._started
 
-    @functools.cached_property
-    def _devices(self) -> list[Any]:
-        return self.inner.local_devices()
-
-    @functools.cached_property
-    def _places(self) -> list[tuple[Any, Any]]:
-        return [(_jax.DeviceList((d,)), arrays.single(d)) for d in self._devices]
+    @property
+    def _places(self) -> arrays.Places:
+        return self._start()[1]
 
     def compile(self, code: bytes, format: str, options: bytes) -> Executable:
+        inner, places = self._start()
         program = compiler.Program.parse(code, format)
-        return Executable(compiler.compile_values(self.inner, program, options))
+        return Executable(compiler.compile_values(inner, program, options), places)
 
     def deserialize(self, data: bytes, options: bytes) -> Executable:
         raise NotImplementedError(
@@ -60,23 +64,19 @@ class Client:
         memory: str,
     ) -> pjrt.Array:
         # All memories of a device are host memory here; the shim keeps account of which is which.
-        return arrays.from_host(host, type, dims, strides, semantics, self._devices[device])
+        return arrays.from_host(host, type, dims, strides, semantics, device, self._places)
 
     def to_host(self, array: pjrt.Array, index: int, minor_to_major: tuple[int, ...] | None) -> Any:
         return arrays.to_bytes(array, index, minor_to_major)
 
     def copy(self, array: pjrt.Array, index: int, device: int, memory: str) -> pjrt.Array:
-        return arrays.copy(array, index, *self._places[device])
+        return arrays.copy(array, index, device, self._places)
 
     def assemble(self, shards: list[tuple[pjrt.Array, int]]) -> pjrt.Array:
-        return arrays.assemble(shards)
+        return arrays.assemble(shards, self._places)
 
     def duplicate(self, array: Any) -> pjrt.Array:
-        copies = [
-            (arrays.copy(array, i, *self._places[part.sharding._device.id]), 0)
-            for i, part in enumerate(array._arrays)
-        ]
-        return arrays.assemble(copies)
+        return arrays.duplicate(array, self._places)
 
     def pin(self, array: pjrt.Array, index: int) -> tuple[Any, int]:
         part = arrays.shard(array, index)

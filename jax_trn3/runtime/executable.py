@@ -22,11 +22,10 @@ _UNCHECKED = (
 class Executable:
     """Implements pjrt.Executable over an XLA:CPU executable."""
 
-    def __init__(self, values: compiler.Values):
+    def __init__(self, values: compiler.Values, places: arrays.Places):
         self._values = values
         self._inner = values.executable
-        devices = tuple(values.executable.local_devices())
-        sharding = arrays.side_by_side(devices)
+        sharding = places.side_by_side(tuple(number for number, _, _ in values.devices))
         handlers = [
             _jax.array_result_handler(arrays.Aval(o.dims, o.dtype), sharding, True, **_UNCHECKED)
             for o in values.outputs

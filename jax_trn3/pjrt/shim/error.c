@@ -82,6 +82,10 @@ PJRT_Error* error_from_python(void) {
       error = error_of((PJRT_Error_Code)code, text, (size_t)size);
   }
   if (error == NULL) error = error_about_error(value);
+  // An interrupt that hit the engine is the user's: it is raised again as soon as the main thread is
+  // back in Python, whatever becomes of this error (numpy drops those of the buffer protocol).
+  if (value != NULL && PyErr_GivenExceptionMatches(value, PyExc_KeyboardInterrupt))
+    PyErr_SetInterrupt();
   Py_XDECREF(status);
   Py_XDECREF(module);
   Py_XDECREF(type);
