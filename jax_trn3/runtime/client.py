@@ -11,6 +11,7 @@ from jax_trn3 import compiler, pjrt
 
 from . import arrays
 from .executable import Executable
+from .flights import Flights, enough_threads, limit_for
 from .topology import TopologyDescription
 
 
@@ -25,6 +26,7 @@ class Client:
 
     def __init__(self, topology: TopologyDescription):
         self.topology = topology
+        self._flights = Flights(limit_for(len(topology.devices)))
         self._lock = threading.Lock()
         self._started: tuple[Any, arrays.Places] | None = None
 
@@ -33,9 +35,9 @@ class Client:
         if self._started is None:
             with self._lock:
                 if self._started is None:
-                    inner = _jax.get_tfrt_cpu_client(
-                        asynchronous=True, num_devices=len(self.topology.devices)
-                    )
+                    num_devices = len(self.topology.devices)
+                    with enough_threads(num_devices):
+                        inner = _jax.get_tfrt_cpu_client(asynchronous=True, num_devices=num_devices)
                     self._started = inner, arrays.Places(inner.local_devices())
         return self._started
 
@@ -46,7 +48,8 @@ class Client:
     def compile(self, code: bytes, format: str, options: bytes) -> Executable:
         inner, places = self._start()
         program = compiler.Program.parse(code, format)
-        return Executable(compiler.compile_values(inner, program, options), places)
+        values = compiler.compile_values(inner, program, options)
+        return Executable(values, places, self._flights)
 
     def deserialize(self, data: bytes, options: bytes) -> Executable:
         raise NotImplementedError(

@@ -12,6 +12,7 @@ from jax_trn3 import compiler, pjrt
 from jax_trn3.pjrt import dtypes
 
 from . import arrays
+from .flights import Flights
 
 # jaxlib has dropped the argument since 0.10, and with it the checks.
 _UNCHECKED = (
@@ -22,7 +23,7 @@ _UNCHECKED = (
 class Executable:
     """Implements pjrt.Executable over an XLA:CPU executable."""
 
-    def __init__(self, values: compiler.Values, places: arrays.Places):
+    def __init__(self, values: compiler.Values, places: arrays.Places, flights: Flights):
         self._values = values
         self._inner = values.executable
         sharding = places.side_by_side(tuple(number for number, _, _ in values.devices))
@@ -31,7 +32,7 @@ class Executable:
             for o in values.outputs
         ]
         self.devices = values.devices
-        self.execute = _launcher(self._inner, handlers, values.tells_when_done)
+        self.execute = _launcher(self._inner, handlers, values, flights)
 
     @functools.cached_property
     def metadata(self) -> pjrt.ExecutableMetadata:
@@ -79,7 +80,9 @@ class Executable:
         )
 
 
-def _launcher(inner: Any, handlers: list[Any], tells_when_done: bool) -> Callable[..., Any]:
+def _launcher(
+    inner: Any, handlers: list[Any], values: compiler.Values, flights: Flights
+) -> Callable[..., Any]:
     """Executable.execute, as a function of its own: this is the one call that must be fast."""
 
     def launch(arguments: list[Any]) -> tuple[list[Any], Any]:
@@ -90,7 +93,18 @@ def _launcher(inner: Any, handlers: list[Any], tells_when_done: bool) -> Callabl
         token = results.consume_token()
         return results.consume_with_handlers(handlers), token
 
-    return launch if tells_when_done else launch_with_token
+    def launch_on_many(arguments: list[Any]) -> tuple[list[Any], Any]:
+        token = None
+        flights.take_place()
+        try:
+            outputs, token = launch_with_token(arguments)
+        finally:
+            flights.fill_place(token)
+        return outputs, None if values.tells_when_done else token
+
+    if len(values.devices) > 1:
+        return launch_on_many
+    return launch if values.tells_when_done else launch_with_token
 
 
 def _serialized(shardings: list[Any]) -> tuple[bytes, ...]:
