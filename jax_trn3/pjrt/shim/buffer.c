@@ -79,6 +79,7 @@ PJRT_Buffer* buffer_new(PJRT_Memory* memory, PJRT_Buffer_Type type, const int64_
     return NULL;
   }
   buffer->client = memory->device->client;
+  atomic_fetch_add(&buffer->client->head.references, 1);
   buffer->memory = memory;
   buffer->index = index;
   buffer->type = type;
@@ -317,11 +318,16 @@ FUNCTION(Buffer_ToHostBuffer, event) {
 
 // ---- What a buffer is ------------------------------------------------------------------------
 
+void buffer_free(PJRT_Buffer* buffer) {
+  buffer_delete(buffer);
+  bury(buffer->external);
+  client_release(buffer->client);
+  handle_free(buffer);
+}
+
 FUNCTION(Buffer_Destroy, buffer) {
   NEED(args->buffer, KIND_BUFFER);
-  buffer_delete(args->buffer);
-  bury(args->buffer->external);
-  handle_free(args->buffer);
+  buffer_free(args->buffer);
   return NULL;
 }
 

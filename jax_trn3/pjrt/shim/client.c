@@ -10,7 +10,9 @@ PJRT_Device* client_device(const PJRT_Client* client, int id) {
   return NULL;
 }
 
-static void client_free(PJRT_Client* client) {
+// Buffers and executables keep the client, whose devices and memories they point to.
+void client_release(PJRT_Client* client) {
+  if (!handle_release(client)) return;
   devices_free(client);
   topology_free(client->topology);
   bury(client->object);
@@ -31,7 +33,7 @@ static PJRT_Client* client_new(PyObject* object) {
   if (topology != NULL) client->topology = topology_new(topology);
   Py_XDECREF(topology);
   if (client->topology == NULL || !devices_new(client)) {
-    client_free(client);
+    client_release(client);
     return NULL;
   }
   return client;
@@ -54,7 +56,7 @@ FUNCTION(Client_Create, client) {
 
 FUNCTION(Client_Destroy, client) {
   NEED(args->client, KIND_CLIENT);
-  client_free(args->client);
+  client_release(args->client);
   return NULL;
 }
 

@@ -27,6 +27,16 @@ static PJRT_Memory* memory_of_kind(const PJRT_Device* device, const char* kind) 
   return device->memories[0];
 }
 
+static void loaded_executable_free(PJRT_LoadedExecutable* loaded) {
+  if (loaded->executable != NULL) executable_release(loaded->executable);
+  bury(loaded->execute);
+  free(loaded->devices);
+  free(loaded->logical_ids);
+  free(loaded->output_memories);
+  client_release(loaded->client);
+  handle_free(loaded);
+}
+
 PJRT_LoadedExecutable* loaded_executable_new(PJRT_Client* client, PyObject* object) {
   PJRT_LoadedExecutable* loaded = handle_new(KIND_LOADED_EXECUTABLE, sizeof(*loaded));
   if (loaded == NULL) {
@@ -35,35 +45,25 @@ PJRT_LoadedExecutable* loaded_executable_new(PJRT_Client* client, PyObject* obje
     return NULL;
   }
   loaded->client = client;
+  atomic_fetch_add(&client->head.references, 1);
   loaded->executable = executable_new(object);
   if (loaded->executable != NULL) loaded->execute = PyObject_GetAttrString(object, "execute");
   bool ok = loaded->execute != NULL && read_devices(loaded, object);
   size_t outputs = ok ? loaded->executable->num_outputs : 0;
   loaded->output_memories = calloc(loaded->num_devices * outputs + 1, sizeof(void*));
-  for (size_t d = 0; d < loaded->num_devices; d++)
+  if (ok && loaded->output_memories == NULL) ok = PyErr_NoMemory() != NULL;
+  for (size_t d = 0; ok && d < loaded->num_devices; d++)
     for (size_t k = 0; k < outputs; k++)
       loaded->output_memories[d * outputs + k] =
           memory_of_kind(loaded->devices[d], loaded->executable->output_kinds[k]);
   if (ok) return loaded;
-  PJRT_Executable* executable = loaded->executable;
-  bury(loaded->execute);
-  free(loaded->devices);
-  free(loaded->logical_ids);
-  free(loaded->output_memories);
-  handle_free(loaded);
-  if (executable != NULL) executable_release(executable);
+  loaded_executable_free(loaded);
   return NULL;
 }
 
 FUNCTION(LoadedExecutable_Destroy, executable) {
   NEED(args->executable, KIND_LOADED_EXECUTABLE);
-  PJRT_LoadedExecutable* loaded = args->executable;
-  executable_release(loaded->executable);
-  bury(loaded->execute);
-  free(loaded->devices);
-  free(loaded->logical_ids);
-  free(loaded->output_memories);
-  handle_free(loaded);
+  loaded_executable_free(args->executable);
   return NULL;
 }
 
@@ -186,7 +186,7 @@ static PyObject* argument(PJRT_LoadedExecutable_Execute_Args* args, size_t k) {
   }
   Shards* joined = shards_new(array, (int)n, ready);
   if (joined == NULL) return PyErr_NoMemory();
-  joined->references = (int)n;
+  atomic_store(&joined->references, (int)n);
   for (size_t d = 0; d < n; d++) {
     PJRT_Buffer* buffer = args->argument_lists[d][k];
     Shards* old = atomic_exchange(&buffer->shards, joined);
@@ -234,7 +234,16 @@ static void delete_donated(PJRT_LoadedExecutable_Execute_Args* args, PyObject* l
   PyErr_Restore(type, value, traceback);
 }
 
-// Fills output_lists from a list of arrays; on failure nothing is left behind.
+static void drop_outputs(PJRT_LoadedExecutable_Execute_Args* args, size_t outputs) {
+  for (size_t d = 0; d < args->num_devices; d++) {
+    for (size_t k = 0; k < outputs; k++) {
+      if (args->output_lists[d][k] != NULL) buffer_free(args->output_lists[d][k]);
+      args->output_lists[d][k] = NULL;
+    }
+  }
+}
+
+// Fills output_lists from a list of arrays. False with an exception set, and nothing left behind.
 static bool make_outputs(PJRT_LoadedExecutable_Execute_Args* args, PyObject* arrays,
                          PJRT_Event* ready) {
   PJRT_LoadedExecutable* loaded = args->executable;
@@ -245,16 +254,22 @@ static bool make_outputs(PJRT_LoadedExecutable_Execute_Args* args, PyObject* arr
                  PyList_Size(arrays));
     return false;
   }
+  bool complete = true;
   for (size_t k = 0; k < outputs; k++) {
     PyObject* array = Py_NewRef(PyList_GetItem(arrays, (Py_ssize_t)k));
     Shards* shards = shards_new(array, (int)n, event_share(ready));
-    if (shards != NULL) shards->references = (int)n;
-    for (size_t d = 0; d < n; d++)
+    if (shards != NULL) atomic_store(&shards->references, (int)n);
+    for (size_t d = 0; d < n; d++) {
       args->output_lists[d][k] = shards == NULL ? NULL
           : buffer_new(loaded->output_memories[d * outputs + k], executable->output_types[k],
                        executable->output_dims[k], executable->output_ranks[k], shards, (int)d);
+      complete = complete && args->output_lists[d][k] != NULL;
+    }
   }
-  return true;
+  if (complete) return true;
+  drop_outputs(args, outputs);
+  PyErr_NoMemory();
+  return false;
 }
 
 FUNCTION(LoadedExecutable_Execute, device_complete_events) {

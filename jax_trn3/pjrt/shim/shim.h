@@ -218,6 +218,7 @@ HIDDEN PJRT_TopologyDescription* topology_new(PyObject* object);  // GIL; NULL +
 HIDDEN void topology_free(PJRT_TopologyDescription* topology);
 HIDDEN bool devices_new(PJRT_Client* client);  // from client->topology; GIL; false + exception
 HIDDEN void devices_free(PJRT_Client* client);
+HIDDEN void client_release(PJRT_Client* client);
 HIDDEN PJRT_Device* client_device(const PJRT_Client* client, int id);
 HIDDEN void memory_count(PJRT_Memory* memory, int64_t bytes);    // an allocation
 HIDDEN void memory_uncount(PJRT_Memory* memory, int64_t bytes);  // and its end
@@ -256,6 +257,7 @@ HIDDEN void bury_shards(Shards* shards);     // any thread, no GIL
 HIDDEN PJRT_Buffer* buffer_new(PJRT_Memory* memory, PJRT_Buffer_Type type, const int64_t* dims,
                                size_t rank, Shards* shards, int index);
 HIDDEN void buffer_delete(PJRT_Buffer* buffer);
+HIDDEN void buffer_free(PJRT_Buffer* buffer);
 HIDDEN PJRT_Error* buffer_deleted_error(const PJRT_Buffer* buffer, const char* what);
 HIDDEN char* dense_layout(const int64_t* minor_to_major, size_t rank, size_t* size);
 // A ready event, or NULL with an exception set, for arrays that may still be computed. GIL.
