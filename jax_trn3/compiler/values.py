@@ -11,6 +11,16 @@ from jax._src.lib import _jax, xla_client
 from . import callbacks, protobuf
 from .program import Program
 
+# XLA's opcodes, as they stand in a serialized module.
+_COLLECTIVES = (
+    b"all-reduce",
+    b"all-gather",
+    b"all-to-all",
+    b"reduce-scatter",
+    b"collective-permute",
+    b"collective-broadcast",
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
@@ -33,7 +43,9 @@ class Values:
     device_assignment: serialized xla.DeviceAssignmentProto.
     devices: (device id, replica, partition) in the order of the shards.
     outputs, parameters: one device's shard of each.
+    parameter_kinds, output_kinds: their memories.
     donated: parameters that the caller lets the program have.
+    has_collectives: whether the devices wait for each other in it.
     tells_when_done: whether the outputs being ready means that the program is finished.
     """
 
@@ -44,7 +56,10 @@ class Values:
     devices: tuple[tuple[int, int, int], ...]
     outputs: tuple[Shard, ...]
     parameters: tuple[Shard, ...]
+    parameter_kinds: tuple[str, ...]
+    output_kinds: tuple[str, ...]
     donated: tuple[int, ...]
+    has_collectives: bool
 
     @property
     def tells_when_done(self) -> bool:
@@ -73,7 +88,9 @@ def compile_values(client: Any, program: Program, options: bytes) -> Values:
     devices = _jax.DeviceList(tuple(by_id[id] for id, _, _ in places))
     executable = callbacks.compile_with_callbacks(client, program, devices, parsed)
     (module,) = executable.hlo_modules()
-    outputs, parameters = _shards(module)
+    proto = module.as_serialized_hlo_module_proto()
+    outputs, parameters = _shards(proto)
+    parameter_kinds, output_kinds = program.memory_kinds(len(parameters), len(outputs))
     return Values(
         name=module.name,
         executable=executable,
@@ -82,7 +99,10 @@ def compile_values(client: Any, program: Program, options: bytes) -> Values:
         devices=places,
         outputs=outputs,
         parameters=parameters,
+        parameter_kinds=parameter_kinds,
+        output_kinds=output_kinds,
         donated=program.donated,
+        has_collectives=any(opcode in proto for opcode in _COLLECTIVES),
     )
 
 
@@ -101,9 +121,8 @@ def _places(assignment: bytes) -> tuple[tuple[int, int, int], ...]:
     return tuple((ids[p][r], r, p) for r in range(replicas) for p in range(len(ids)))
 
 
-def _shards(module: Any) -> tuple[tuple[Shard, ...], tuple[Shard, ...]]:
+def _shards(proto: bytes) -> tuple[tuple[Shard, ...], tuple[Shard, ...]]:
     """Of the outputs and of the parameters of an XLA module."""
-    proto = module.as_serialized_hlo_module_proto()
     program = xla_client.XlaComputation(proto).program_shape()
     result = program.result_shape()
     results = result.tuple_shapes() if result.is_tuple() else [result]

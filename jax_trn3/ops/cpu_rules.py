@@ -6,6 +6,7 @@ calls (LAPACK among them) that XLA:CPU answers in this process.
 
 from __future__ import annotations
 
+from jax._src import dispatch
 from jax._src.interpreters import mlir
 
 # Importing these registers the CPU's rules, which must be there before they can be copied.
@@ -18,5 +19,9 @@ def adopt_cpu_rules(platform: str) -> None:
     ours = mlir._platform_specific_lowerings[platform]
     for primitive, rule in mlir._platform_specific_lowerings["cpu"].items():
         ours.setdefault(primitive, rule)
+    # The accelerators' rule for memories; the CPU's drops the memory kind.
+    mlir.register_lowering(
+        dispatch.device_put_p, dispatch._tpu_gpu_device_put_lowering, platform=platform
+    )
     if platform not in mlir._platforms_with_donation:
         mlir._platforms_with_donation.append(platform)

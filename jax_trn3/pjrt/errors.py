@@ -61,7 +61,7 @@ def status_of(error: BaseException | None) -> tuple[int, str]:
     if isinstance(error, KeyboardInterrupt):
         return StatusCode.CANCELLED, "interrupted"
     name, separator, rest = str(error).partition(": ")
-    if separator and name in StatusCode.__members__:
+    if separator and name in StatusCode.__members__ and name != "OK":
         return StatusCode[name], rest
     for kind, code in _CODES:
         if isinstance(error, kind):

@@ -4,15 +4,26 @@ from __future__ import annotations
 
 import atexit
 import dataclasses
+import threading
+import time
 
 from jax._src import xla_bridge
 
 from . import _shim
 from .api import Platform
 
+
+def _close() -> None:
+    _shim.close()
+    if threading.active_count() > 1:
+        time.sleep(_GRACE_S)
+
+
 # Registered after JAX's own handlers and so run before them, while threads can still wait for the
-# GIL: once the interpreter finalizes, a thread that asks for it is killed inside C++.
-atexit.register(_shim.close)
+# GIL: once the interpreter finalizes, a thread that asks for it is killed inside C++. Daemon
+# threads that were waiting for the platform get a moment to come out of there.
+_GRACE_S = 0.05
+atexit.register(_close)
 
 
 def register(name: str, platform: Platform, *, priority: int) -> None:

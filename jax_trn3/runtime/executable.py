@@ -50,8 +50,8 @@ class Executable:
             code_bytes=inner.size_of_generated_code_in_bytes(),
             output_types=tuple(dtypes.type_of(output.dtype) for output in values.outputs),
             output_dims=tuple(output.dims for output in values.outputs),
-            output_kinds=("device",) * len(values.outputs),
-            parameter_kinds=("device",) * len(values.parameters),
+            output_kinds=values.output_kinds,
+            parameter_kinds=values.parameter_kinds,
             output_layouts=tuple(output.layout for output in values.outputs),
             parameter_layouts=tuple(parameter.layout for parameter in values.parameters),
             output_shardings=_serialized(outputs) if has_shardings else None,
@@ -93,7 +93,7 @@ def _launcher(
         token = results.consume_token()
         return results.consume_with_handlers(handlers), token
 
-    def launch_on_many(arguments: list[Any]) -> tuple[list[Any], Any]:
+    def launch_together(arguments: list[Any]) -> tuple[list[Any], Any]:
         token = None
         flights.take_place()
         try:
@@ -102,8 +102,8 @@ def _launcher(
             flights.fill_place(token)
         return outputs, None if values.tells_when_done else token
 
-    if len(values.devices) > 1:
-        return launch_on_many
+    if values.has_collectives:
+        return launch_together
     return launch if values.tells_when_done else launch_with_token
 
 

@@ -1,4 +1,4 @@
-"""How many programs over several devices may be in flight at once.
+"""How many programs with collectives may be in flight at once.
 
 XLA:CPU runs each device's part of a program on a thread of its own, and a part that reaches a
 collective keeps its thread until all the others have arrived. When parts of several programs hold

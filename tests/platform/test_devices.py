@@ -77,7 +77,7 @@ def test_device_has_its_memory_and_two_of_the_host() -> None:
     kinds = [memory.kind for memory in device.addressable_memories()]
     assert kinds == ["device", "pinned_host", "unpinned_host"]
     assert device.default_memory().kind == "device"
-    with pytest.raises(ValueError, match=r"(?s)hbm.*device"):
+    with pytest.raises(jax.errors.JaxRuntimeError, match="device, pinned_host, unpinned_host"):
         device.memory("hbm")
 
 
@@ -157,33 +157,24 @@ def test_platform_that_cannot_start_says_why_when_it_is_asked_for(run_python: Ru
     )
 
 
-def test_platform_works_without_the_cpu_beside_it(run_python: RunPython) -> None:
-    code = textwrap.dedent("""
-        import jax, jax.numpy as jnp, numpy as np
-        key = jax.random.key(0)
-        x = jax.jit(lambda x: jnp.linalg.eigh(x @ x.T)[0].sum())(jax.random.normal(key, (4, 4)))
-        y = jax.pure_callback(np.sin, jax.ShapeDtypeStruct((), jnp.float32), 0.0)
-        jax.debug.print("{}", x.device.platform, ordered=True)
-        jax.effects_barrier()
-        print(float(jnp.round(y)))
-    """)
-    process = run_python(code, JAX_PLATFORMS="trn3")
-    assert succeed(process).split() == ["trn3", "0.0"]
+@pytest.mark.parametrize(
+    "expression",
+    [
+        "jax.jit(jnp.sin)(jnp.zeros(3)).sum() + 3",
+        "jnp.linalg.eigh(3 * jnp.eye(2))[0][0]",
+        "jnp.linalg.svd(3 * jnp.eye(2))[1][0]",
+        "3 + 0 * jax.random.normal(jax.random.key(0))",
+    ],
+    ids=["jit", "eigh", "svd", "random"],
+)
+def test_platform_works_without_the_cpu_beside_it(run_python: RunPython, expression: str) -> None:
+    code = f"import jax, jax.numpy as jnp; x = {expression}; print(x.device.platform, round(x))"
+    assert succeed(run_python(code, JAX_PLATFORMS="trn3")) == "trn3 3"
 
 
-def test_importing_jax_without_using_the_platform_starts_no_inner_client(
-    run_python: RunPython,
-) -> None:
-    code = textwrap.dedent("""
-        import jax, jax_trn3.runtime.client as client
-        assert len(jax.devices("trn3")) == 8
-        import gc
-        (one,) = [o for o in gc.get_objects() if isinstance(o, client.Client)]
-        print("inner" in vars(one))
-        jax.numpy.zeros(1)
-        print("inner" in vars(one))
-    """)
-    assert succeed(run_python(code)).split() == ["False", "True"]
+def test_callback_without_the_cpu_says_what_to_do(run_python: RunPython) -> None:
+    code = "import jax; jax.pure_callback(lambda x: x, jax.ShapeDtypeStruct((), float), 1.0)"
+    assert 'Make sure "cpu" is listed' in failure(run_python(code, JAX_PLATFORMS="trn3"))
 
 
 # ---- Memory statistics ---------------------------------------------------------------------------
@@ -236,12 +227,13 @@ def test_results_count_and_donated_arguments_do_not() -> None:
 def test_peak_and_largest_stay_when_arrays_go() -> None:
     device = jax.devices()[6]
     before = in_use(device)
-    x = jax.device_put(np.zeros(3_000_000, np.float32), device)
+    size = device.memory_stats()["peak_bytes_in_use"] + 1_000_000
+    x = jax.device_put(np.zeros(size, np.uint8), device)
     del x
     gc.collect()
     stats = device.memory_stats()
-    assert stats["peak_bytes_in_use"] == before + 12_000_000
-    assert stats["largest_alloc_size"] == 12_000_000
+    assert stats["peak_bytes_in_use"] == before + size
+    assert stats["largest_alloc_size"] == size
     assert stats["bytes_in_use"] == before
 
 

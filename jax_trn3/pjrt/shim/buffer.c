@@ -29,24 +29,39 @@ void shards_release(Shards* shards) {
   free(shards);
 }
 
+// Whether an array is ready: 1, 0, or -1 with an exception set if it never will be. An array whose
+// computation failed calls itself ready; only block_until_ready() tells.
+static int is_ready(PyObject* array) {
+  PyObject* answer = call_method(array, IS_READY);
+  if (answer == NULL) return -1;
+  bool ready = answer == Py_True;
+  Py_DECREF(answer);
+  if (!ready) return 0;
+  answer = call_method(array, BLOCK_UNTIL_READY);
+  if (answer == NULL) return -1;
+  Py_DECREF(answer);
+  return 1;
+}
+
 PJRT_Event* completion_of(PyObject* arrays, PyObject* extra) {
   Py_ssize_t n = PyList_Size(arrays);
-  bool ready = extra == NULL || extra == Py_None;
-  for (Py_ssize_t i = 0; ready && i < n; i++) {
-    PyObject* answer = call_method(PyList_GetItem(arrays, i), IS_READY);
-    if (answer == NULL) return NULL;
-    ready = answer == Py_True;
-    Py_DECREF(answer);
+  int ready = extra == NULL || extra == Py_None;
+  for (Py_ssize_t i = 0; ready == 1 && i < n; i++) ready = is_ready(PyList_GetItem(arrays, i));
+  if (ready == 1) return event_ready();
+  PJRT_Event* event = event_new();
+  if (event == NULL) {
+    PyErr_NoMemory();
+    return NULL;
   }
-  if (ready) return event_ready();
+  if (ready == -1) {  // the arrays exist and carry the error, as if it had come later
+    event_set(event, error_from_python());
+    return event;
+  }
   // A list of its own: the caller's may change, and `extra` is what the outputs do not tell.
   PyObject* waits = PyList_GetSlice(arrays, 0, n);
-  PJRT_Event* event = event_new();
-  if (waits == NULL || event == NULL ||
-      (extra != NULL && extra != Py_None && PyList_Append(waits, extra) != 0)) {
+  if (waits == NULL || (extra != NULL && extra != Py_None && PyList_Append(waits, extra) != 0)) {
     Py_XDECREF(waits);
     event_release(event);
-    if (PyErr_Occurred() == NULL) PyErr_NoMemory();
     return NULL;
   }
   wait_then_set(waits, NULL, event_share(event));

@@ -151,8 +151,8 @@ static PJRT_Error* check_call(PJRT_LoadedExecutable_Execute_Args* args) {
   return NULL;
 }
 
-// Argument k of all devices as one array, borrowed from the buffers' shards. NULL + exception.
-// Buffers that come from different arrays are put together once and from then on share the result.
+// Argument k of all devices as one array; a new reference, or NULL with an exception set. Buffers
+// that come from different arrays are put together once and from then on share the result.
 static PyObject* argument(PJRT_LoadedExecutable_Execute_Args* args, size_t k) {
   size_t n = args->num_devices;
   Shards* shards = atomic_load(&args->argument_lists[0][k]->shards);
@@ -161,7 +161,7 @@ static PyObject* argument(PJRT_LoadedExecutable_Execute_Args* args, size_t k) {
     PJRT_Buffer* buffer = args->argument_lists[d][k];
     together = atomic_load(&buffer->shards) == shards && buffer->index == (int)d;
   }
-  if (together) return shards->array;
+  if (together) return Py_NewRef(shards->array);
   PyObject* parts = PyList_New((Py_ssize_t)n);
   PyObject* waits = PyList_New(0);
   for (size_t d = 0; parts != NULL && d < n; d++) {
@@ -184,8 +184,13 @@ static PyObject* argument(PJRT_LoadedExecutable_Execute_Args* args, size_t k) {
     Py_XDECREF(array);
     return NULL;
   }
-  Shards* joined = shards_new(array, (int)n, ready);
-  if (joined == NULL) return PyErr_NoMemory();
+  // Releasing the old shards may let other threads run, and these may do the same to the same
+  // buffers: from here on the array is this call's own reference.
+  Shards* joined = shards_new(Py_NewRef(array), (int)n, ready);
+  if (joined == NULL) {
+    Py_DECREF(array);
+    return PyErr_NoMemory();
+  }
   atomic_store(&joined->references, (int)n);
   for (size_t d = 0; d < n; d++) {
     PJRT_Buffer* buffer = args->argument_lists[d][k];
@@ -209,10 +214,12 @@ static PyObject* arguments(PJRT_LoadedExecutable_Execute_Args* args) {
   PyObject* list = PyList_New((Py_ssize_t)args->num_args);
   for (size_t k = 0; list != NULL && k < args->num_args; k++) {
     PyObject* array = argument(args, k);
-    if (array != NULL && executable->donated[k] && !may_donate(args, k))
-      array = PyObject_CallMethod(args->executable->client->object, "duplicate", "O", array);
-    else
-      Py_XINCREF(array);
+    if (array != NULL && executable->donated[k] && !may_donate(args, k)) {
+      PyObject* copy =
+          PyObject_CallMethod(args->executable->client->object, "duplicate", "O", array);
+      Py_DECREF(array);
+      array = copy;
+    }
     if (array == NULL) Py_CLEAR(list);
     else PyList_SetItem(list, (Py_ssize_t)k, array);
   }

@@ -260,7 +260,8 @@ HIDDEN void buffer_delete(PJRT_Buffer* buffer);
 HIDDEN void buffer_free(PJRT_Buffer* buffer);
 HIDDEN PJRT_Error* buffer_deleted_error(const PJRT_Buffer* buffer, const char* what);
 HIDDEN char* dense_layout(const int64_t* minor_to_major, size_t rank, size_t* size);
-// A ready event, or NULL with an exception set, for arrays that may still be computed. GIL.
+// The event of arrays that may still be computed, or may have failed, being ready. GIL; NULL with an
+// exception set when memory is short.
 HIDDEN PJRT_Event* completion_of(PyObject* arrays, PyObject* extra);
 
 // ---- Executables (executable.c) --------------------------------------------------------------
