@@ -46,7 +46,6 @@ class Values:
     parameter_kinds, output_kinds: their memories.
     donated: parameters that the caller lets the program have.
     has_collectives: whether the devices wait for each other in it.
-    tells_when_done: whether the outputs being ready means that the program is finished.
     """
 
     name: str
@@ -60,10 +59,6 @@ class Values:
     output_kinds: tuple[str, ...]
     donated: tuple[int, ...]
     has_collectives: bool
-
-    @property
-    def tells_when_done(self) -> bool:
-        return bool(self.outputs)
 
 
 def compile_values(client: Any, program: Program, options: bytes) -> Values:

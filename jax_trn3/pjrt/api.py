@@ -131,6 +131,17 @@ class MemoryStats:
     peak_unpadded_heap_bytes: int = 0
 
 
+class Results(Protocol):
+    """What a program that has been started leaves behind; each method is called at most once."""
+
+    def consume_token(self) -> Any:
+        """Something whose block_until_ready() waits for the program. Called if it was asked for:
+        where there are no outputs that would tell, and for programs with collectives."""
+
+    def consume_with_handlers(self, handlers: list[Any]) -> list[Array]:
+        """The outputs."""
+
+
 class Executable(Protocol):
     """A compiled program, loaded onto its devices."""
 
@@ -141,12 +152,18 @@ class Executable(Protocol):
     def devices(self) -> tuple[tuple[int, int, int], ...]:
         """(device id, replica, partition) of those attached here, in the order of the shards."""
 
-    def execute(self, arguments: list[Array]) -> tuple[list[Array], Array | None]:
+    has_collectives: bool
+    """Whether the devices wait for each other in it; see Client.flight_limit."""
+
+    handlers: list[Any]
+    """What Results.consume_with_handlers is called with."""
+
+    def launch(self, arguments: list[Array], with_token: bool) -> Results:
         """Starts the program; one array a parameter, with one shard for each device.
 
-        Returns the outputs and, if the outputs do not tell when the program is finished (there are
-        none, or it has effects besides), something whose block_until_ready() does. Arrays of
-        donated parameters answer is_deleted() with True if the program took them.
+        Arrays of donated parameters then answer is_deleted() with True if the program took them.
+        This and the two methods of Results should not be Python code: the user's Ctrl-C must not
+        come between a program and its results. They have jaxlib's names, so that its own can serve.
         """
 
     def cost_analysis(self) -> dict[str, Attribute]: ...
@@ -164,6 +181,11 @@ class Client(Protocol):
     def process_index(self) -> int: ...
     @property
     def topology(self) -> TopologyDescription: ...
+
+    @property
+    def flight_limit(self) -> int:
+        """How many programs with collectives may be in flight; a dispatch beyond waits for the
+        oldest. A program in flight may hold a thread of the engine's on every device."""
 
     def compile(self, code: bytes, format: str, options: bytes) -> Executable:
         """Compiles `code` ("mlir": a StableHLO portable artifact or text; "hlo"), with a

@@ -11,7 +11,7 @@ from jax_trn3 import compiler, pjrt
 
 from . import arrays
 from .executable import Executable
-from .flights import Flights, enough_threads, limit_for
+from .flights import enough_threads, limit_for
 from .topology import TopologyDescription
 
 
@@ -26,7 +26,7 @@ class Client:
 
     def __init__(self, topology: TopologyDescription):
         self.topology = topology
-        self._flights = Flights(limit_for(len(topology.devices)))
+        self.flight_limit = limit_for(len(topology.devices))
         self._lock = threading.Lock()
         self._started: tuple[Any, arrays.Places] | None = None
 
@@ -48,8 +48,7 @@ class Client:
     def compile(self, code: bytes, format: str, options: bytes) -> Executable:
         inner, places = self._start()
         program = compiler.Program.parse(code, format)
-        values = compiler.compile_values(inner, program, options)
-        return Executable(values, places, self._flights)
+        return Executable(compiler.compile_values(inner, program, options), places)
 
     def deserialize(self, data: bytes, options: bytes) -> Executable:
         raise NotImplementedError(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 from typing import Any
 
 from jax._src.lib import _jax
@@ -12,7 +11,6 @@ from jax_trn3 import compiler, pjrt
 from jax_trn3.pjrt import dtypes
 
 from . import arrays
-from .flights import Flights
 
 # jaxlib has dropped the argument since 0.10, and with it the checks.
 _UNCHECKED = (
@@ -23,16 +21,17 @@ _UNCHECKED = (
 class Executable:
     """Implements pjrt.Executable over an XLA:CPU executable."""
 
-    def __init__(self, values: compiler.Values, places: arrays.Places, flights: Flights):
+    def __init__(self, values: compiler.Values, places: arrays.Places):
         self._values = values
         self._inner = values.executable
         sharding = places.side_by_side(tuple(number for number, _, _ in values.devices))
-        handlers = [
+        self.handlers = [
             _jax.array_result_handler(arrays.Aval(o.dims, o.dtype), sharding, True, **_UNCHECKED)
             for o in values.outputs
         ]
         self.devices = values.devices
-        self.execute = _launcher(self._inner, handlers, values, flights)
+        self.has_collectives = values.has_collectives
+        self.launch = values.executable.execute_sharded
 
     @functools.cached_property
     def metadata(self) -> pjrt.ExecutableMetadata:
@@ -78,33 +77,6 @@ class Executable:
         raise NotImplementedError(
             "executables cannot be serialized yet; serialize the program with jax.export"
         )
-
-
-def _launcher(
-    inner: Any, handlers: list[Any], values: compiler.Values, flights: Flights
-) -> Callable[..., Any]:
-    """Executable.execute, as a function of its own: this is the one call that must be fast."""
-
-    def launch(arguments: list[Any]) -> tuple[list[Any], Any]:
-        return inner.execute_sharded(arguments).consume_with_handlers(handlers), None
-
-    def launch_with_token(arguments: list[Any]) -> tuple[list[Any], Any]:
-        results = inner.execute_sharded(arguments, with_tokens=True)
-        token = results.consume_token()
-        return results.consume_with_handlers(handlers), token
-
-    def launch_together(arguments: list[Any]) -> tuple[list[Any], Any]:
-        token = None
-        flights.take_place()
-        try:
-            outputs, token = launch_with_token(arguments)
-        finally:
-            flights.fill_place(token)
-        return outputs, None if values.tells_when_done else token
-
-    if values.has_collectives:
-        return launch_together
-    return launch if values.tells_when_done else launch_with_token
 
 
 def _serialized(shardings: list[Any]) -> tuple[bytes, ...]:

@@ -10,12 +10,9 @@ program that may be in flight, and a dispatch beyond that waits for the oldest p
 
 from __future__ import annotations
 
-import collections
 import contextlib
 import os
-import threading
 from collections.abc import Iterator
-from typing import Any
 
 _MANY_DEVICES = 16  # beyond, threads are dearer than a deeper queue is worth
 
@@ -42,36 +39,3 @@ def enough_threads(num_devices: int) -> Iterator[None]:
             del os.environ["PJRT_NPROC"]
         else:
             os.environ["PJRT_NPROC"] = saved
-
-
-class Flights:
-    """Counts the programs in flight. A place is taken, then filled with the program's token."""
-
-    def __init__(self, limit: int):
-        self._limit = limit
-        self._changed = threading.Condition()
-        self._taken = 0  # places without a token yet
-        self._tokens: collections.deque[Any] = collections.deque()
-
-    def take_place(self) -> None:
-        """Waits until there is room. Does not hold the lock meanwhile: the program it waits for may
-        itself start others, from a host callback."""
-        while True:
-            with self._changed:
-                if self._taken + len(self._tokens) < self._limit:
-                    self._taken += 1
-                    return
-                if not self._tokens:
-                    self._changed.wait()
-                    continue
-                oldest = self._tokens.popleft()
-            with contextlib.suppress(Exception):  # whoever asks for its outputs will be told
-                oldest.block_until_ready()
-
-    def fill_place(self, token: Any | None) -> None:
-        """The program has started (or has not: None)."""
-        with self._changed:
-            self._taken -= 1
-            if token is not None:
-                self._tokens.append(token)
-            self._changed.notify()

@@ -15,6 +15,7 @@ void client_release(PJRT_Client* client) {
   if (!handle_release(client)) return;
   devices_free(client);
   topology_free(client->topology);
+  bury(client->flights);
   bury(client->object);
   handle_free(client);
 }
@@ -29,6 +30,7 @@ static PJRT_Client* client_new(PyObject* object) {
   }
   client->object = object;
   client->process_index = (int)attribute_int(object, "process_index");
+  client->flight_limit = PyErr_Occurred() ? 0 : (int)attribute_int(object, "flight_limit");
   PyObject* topology = PyErr_Occurred() ? NULL : PyObject_GetAttrString(object, "topology");
   if (topology != NULL) client->topology = topology_new(topology);
   Py_XDECREF(topology);

@@ -21,6 +21,16 @@ static bool read_devices(PJRT_LoadedExecutable* loaded, PyObject* object) {
   return PyErr_Occurred() == NULL;
 }
 
+static bool read_launch(PJRT_LoadedExecutable* loaded, PyObject* object) {
+  loaded->launch = PyObject_GetAttrString(object, "launch");
+  loaded->handlers = loaded->launch == NULL ? NULL : PyObject_GetAttrString(object, "handlers");
+  PyObject* collectives =
+      loaded->handlers == NULL ? NULL : PyObject_GetAttrString(object, "has_collectives");
+  loaded->has_collectives = collectives == Py_True;
+  Py_XDECREF(collectives);
+  return collectives != NULL;
+}
+
 static PJRT_Memory* memory_of_kind(const PJRT_Device* device, const char* kind) {
   for (size_t k = 0; k < device->num_memories; k++)
     if (strcmp(device->memories[k]->kind, kind) == 0) return device->memories[k];
@@ -29,7 +39,8 @@ static PJRT_Memory* memory_of_kind(const PJRT_Device* device, const char* kind) 
 
 static void loaded_executable_free(PJRT_LoadedExecutable* loaded) {
   if (loaded->executable != NULL) executable_release(loaded->executable);
-  bury(loaded->execute);
+  bury(loaded->launch);
+  bury(loaded->handlers);
   free(loaded->devices);
   free(loaded->logical_ids);
   free(loaded->output_memories);
@@ -47,8 +58,7 @@ PJRT_LoadedExecutable* loaded_executable_new(PJRT_Client* client, PyObject* obje
   loaded->client = client;
   atomic_fetch_add(&client->head.references, 1);
   loaded->executable = executable_new(object);
-  if (loaded->executable != NULL) loaded->execute = PyObject_GetAttrString(object, "execute");
-  bool ok = loaded->execute != NULL && read_devices(loaded, object);
+  bool ok = loaded->executable != NULL && read_launch(loaded, object) && read_devices(loaded, object);
   size_t outputs = ok ? loaded->executable->num_outputs : 0;
   loaded->output_memories = calloc(loaded->num_devices * outputs + 1, sizeof(void*));
   if (ok && loaded->output_memories == NULL) ok = PyErr_NoMemory() != NULL;
@@ -279,6 +289,23 @@ static bool make_outputs(PJRT_LoadedExecutable_Execute_Args* args, PyObject* arr
   return false;
 }
 
+// Starts the program. The outputs as a list, and its token if the outputs do not tell when it is
+// done. No Python code runs in here if `launch` is none: an interrupt cannot come in between.
+static PyObject* launch(PJRT_LoadedExecutable* loaded, PyObject* list, PyObject** token) {
+  PJRT_Client* client = loaded->client;
+  bool wants_token = loaded->has_collectives || loaded->executable->num_outputs == 0;
+  if (loaded->has_collectives && !flight_begin(client)) return NULL;
+  PyObject* results = PyObject_CallFunctionObjArgs(loaded->launch, list,
+                                                   wants_token ? Py_True : Py_False, NULL);
+  if (results != NULL && wants_token) *token = call_method(results, CONSUME_TOKEN);
+  if (loaded->has_collectives) flight_started(client, *token);
+  PyObject* arrays = results == NULL || PyErr_Occurred() != NULL ? NULL
+      : call_method_with(results, CONSUME_WITH_HANDLERS, loaded->handlers);
+  Py_XDECREF(results);
+  if (loaded->executable->num_outputs > 0) Py_CLEAR(*token);
+  return arrays;
+}
+
 FUNCTION(LoadedExecutable_Execute, device_complete_events) {
   NEED(args->executable, KIND_LOADED_EXECUTABLE);
   PJRT_Error* error = check_call(args);
@@ -287,17 +314,13 @@ FUNCTION(LoadedExecutable_Execute, device_complete_events) {
   error = enter(&entry);
   if (error != NULL) return error;
   PJRT_Event* ready = NULL;
-  PyObject *arrays = NULL, *extra = NULL, *result = NULL;
+  PyObject *arrays = NULL, *token = NULL;
   PyObject* list = arguments(args);
   if (list != NULL) {
-    result = PyObject_CallFunctionObjArgs(args->executable->execute, list, NULL);
+    arrays = launch(args->executable, list, &token);
     delete_donated(args, list);
   }
-  if (result != NULL) {
-    arrays = PyTuple_GetItem(result, 0);
-    extra = arrays == NULL ? NULL : PyTuple_GetItem(result, 1);
-  }
-  if (extra != NULL) ready = completion_of(arrays, extra);
+  if (arrays != NULL) ready = completion_of(arrays, token);
   if (ready == NULL || !make_outputs(args, arrays, ready)) {
     error = error_from_python();
   } else if (args->device_complete_events != NULL) {
@@ -305,7 +328,8 @@ FUNCTION(LoadedExecutable_Execute, device_complete_events) {
       args->device_complete_events[d] = event_share(ready);
   }
   event_release(ready);
-  Py_XDECREF(result);
+  Py_XDECREF(token);
+  Py_XDECREF(arrays);
   Py_XDECREF(list);
   leave(&entry);
   return error;

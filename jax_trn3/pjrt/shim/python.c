@@ -138,12 +138,22 @@ PyObject* platform(void) {
 // ---- Calls -----------------------------------------------------------------------------------
 
 // PyObject_CallMethod makes a new string of the name at every call; these are on the fast path.
-PyObject* call_method(PyObject* object, MethodName name) {
-  static const char* const texts[] = {"is_ready", "is_deleted", "block_until_ready"};
-  static PyObject* names[3];
+static PyObject* text_of(MethodName name) {
+  static const char* const texts[] = {"is_ready", "is_deleted", "block_until_ready",
+                                      "consume_token", "consume_with_handlers"};
+  static PyObject* names[sizeof(texts) / sizeof(texts[0])];
   if (names[name] == NULL) names[name] = PyUnicode_InternFromString(texts[name]);
-  if (names[name] == NULL) return NULL;
-  return PyObject_CallMethodObjArgs(object, names[name], NULL);
+  return names[name];
+}
+
+PyObject* call_method(PyObject* object, MethodName name) {
+  PyObject* text = text_of(name);
+  return text == NULL ? NULL : PyObject_CallMethodObjArgs(object, text, NULL);
+}
+
+PyObject* call_method_with(PyObject* object, MethodName name, PyObject* argument) {
+  PyObject* text = text_of(name);
+  return text == NULL ? NULL : PyObject_CallMethodObjArgs(object, text, argument, NULL);
 }
 
 // ---- Conversions -----------------------------------------------------------------------------

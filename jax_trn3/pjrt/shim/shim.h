@@ -113,8 +113,11 @@ HIDDEN bool python_is_closed(void);
 HIDDEN void bury(PyObject* object);  // gives up a reference; any thread, no GIL
 HIDDEN PyObject* platform(void);     // borrowed; NULL with an exception set if none can be had
 HIDDEN int set_platform(PyObject* object);
-typedef enum { IS_READY, IS_DELETED, BLOCK_UNTIL_READY } MethodName;
+typedef enum {
+  IS_READY, IS_DELETED, BLOCK_UNTIL_READY, CONSUME_TOKEN, CONSUME_WITH_HANDLERS
+} MethodName;
 HIDDEN PyObject* call_method(PyObject* object, MethodName name);  // without arguments
+HIDDEN PyObject* call_method_with(PyObject* object, MethodName name, PyObject* argument);
 HIDDEN PyObject* int64_tuple(const int64_t* values, size_t n);
 HIDDEN char* copy_string(PyObject* text, size_t* size);  // of a str or bytes; NULL + exception
 HIDDEN char* attribute_string(PyObject* object, const char* name, size_t* size);
@@ -212,6 +215,8 @@ struct PJRT_Client {
   PJRT_Device** addressable_devices;
   PJRT_Memory** memories;  // of the addressable devices
   size_t num_devices, num_addressable_devices, num_memories;
+  int flight_limit, starting;  // programs with collectives: at most, and being started
+  PyObject* flights;           // a list of the tokens of those in flight
 };
 
 HIDDEN PJRT_TopologyDescription* topology_new(PyObject* object);  // GIL; NULL + exception
@@ -222,6 +227,11 @@ HIDDEN void client_release(PJRT_Client* client);
 HIDDEN PJRT_Device* client_device(const PJRT_Client* client, int id);
 HIDDEN void memory_count(PJRT_Memory* memory, int64_t bytes);    // an allocation
 HIDDEN void memory_uncount(PJRT_Memory* memory, int64_t bytes);  // and its end
+
+// A place for a program with collectives (flights.c), and the program's token for the place; NULL if
+// it did not start. GIL.
+HIDDEN bool flight_begin(PJRT_Client* client);
+HIDDEN void flight_started(PJRT_Client* client, PyObject* token);
 
 // ---- Buffers (buffer.c) ----------------------------------------------------------------------
 
@@ -300,7 +310,8 @@ struct PJRT_LoadedExecutable {
   Handle head;
   PJRT_Client* client;
   PJRT_Executable* executable;
-  PyObject* execute;  // bound method; NULL once deleted
+  PyObject *launch, *handlers;
+  bool has_collectives;
   atomic_bool deleted;
   PJRT_Device** devices;
   struct { int replica, partition; }* logical_ids;
