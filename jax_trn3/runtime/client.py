@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from typing import Any
 
-from jax._src.lib import _jax
+from jax._src.lib import xla_client
 
 from jax_trn3 import compiler, pjrt
 
@@ -37,7 +37,8 @@ class Client:
                 if self._started is None:
                     num_devices = len(self.topology.devices)
                     with enough_threads(num_devices):
-                        inner = _jax.get_tfrt_cpu_client(asynchronous=True, num_devices=num_devices)
+                        # Unlike _jax.get_tfrt_cpu_client, this also makes LAPACK's calls known.
+                        inner = xla_client.make_cpu_client(num_devices=num_devices)
                     self._started = inner, arrays.Places(inner.local_devices())
         return self._started
 

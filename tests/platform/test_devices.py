@@ -173,7 +173,7 @@ def test_platform_works_without_the_cpu_beside_it(run_python: RunPython, express
 
 
 def test_callback_without_the_cpu_says_what_to_do(run_python: RunPython) -> None:
-    code = "import jax; jax.pure_callback(lambda x: x, jax.ShapeDtypeStruct((), float), 1.0)"
+    code = "import jax; jax.pure_callback(lambda x: x, jax.ShapeDtypeStruct((), 'float32'), jax.numpy.zeros(()))"
     assert 'Make sure "cpu" is listed' in failure(run_python(code, JAX_PLATFORMS="trn3"))
 
 
