@@ -11,9 +11,10 @@ import jax
 
 jax.config.update("jax_num_cpu_devices", 8)
 
+from timing import Ratio, compare, report
+
 from examples.train_gpt.data import load_text
 from examples.train_gpt.train import Run, TrainConfig, make_mesh
-from timing import Ratio, compare, report
 
 
 def measure() -> list[Ratio]:

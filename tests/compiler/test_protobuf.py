@@ -45,9 +45,7 @@ def test_fields_reads_what_field_writes(message: list[Field]) -> None:
 
 
 @given(numbers, st.binary(min_size=8, max_size=8), st.sampled_from([(1, 8), (5, 4)]))
-def test_fields_of_fixed_size_are_bytes(
-    number: int, content: bytes, wire: tuple[int, int]
-) -> None:
+def test_fields_of_fixed_size_are_bytes(number: int, content: bytes, wire: tuple[int, int]) -> None:
     kind, size = wire
     tag = protobuf.field(number, 0)[:-1]
     data = bytes([tag[0] | kind]) + tag[1:] + content[:size]

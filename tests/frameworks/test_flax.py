@@ -96,6 +96,8 @@ def test_sharded_training_has_the_losses_of_one_device() -> None:
 
 def test_model_lives_on_the_platform() -> None:
     model = NNXModel(nnx.Rngs(0))
-    devices = {d.platform for p in jax.tree.leaves(nnx.state(model, nnx.Param)) for d in p.devices()}
+    devices = {
+        d.platform for p in jax.tree.leaves(nnx.state(model, nnx.Param)) for d in p.devices()
+    }
     assert devices == {"trn3"}
     assert jnp.shape(model(X)) == (16, 5)

@@ -22,9 +22,7 @@ def sharded(mesh: jax.sharding.Mesh, *spec: str | None) -> jax.sharding.NamedSha
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int4", "float8_e4m3fn", "uint8"])
-def test_sharded_array_is_restored_with_its_values_and_sharding(
-    tmp_path: Path, dtype: str
-) -> None:
+def test_sharded_array_is_restored_with_its_values_and_sharding(tmp_path: Path, dtype: str) -> None:
     sharding = sharded(mesh(2, 4), "a", "b")
     x = jax.device_put(jnp.arange(64).reshape(8, 8).astype(dtype), sharding)
     with ocp.StandardCheckpointer() as checkpointer:

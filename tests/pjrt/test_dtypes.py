@@ -38,9 +38,7 @@ TABLE = {
     if hasattr(np, name) or hasattr(ml_dtypes, name)
 }
 JAX_SCALARS = [
-    scalar
-    for name in NAMES
-    if isinstance(scalar := getattr(jnp, name, None), type(jnp.float32))
+    scalar for name in NAMES if isinstance(scalar := getattr(jnp, name, None), type(jnp.float32))
 ]
 
 

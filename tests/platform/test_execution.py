@@ -217,7 +217,10 @@ def test_sharded_program_on_a_grid_of_devices(shape: tuple[int, int]) -> None:
     x, w = array(8, 8), array(8, 8)
     sharded = jax.jit(
         jnp.matmul,
-        in_shardings=(jax.NamedSharding(mesh, jax.P("a", "b")), jax.NamedSharding(mesh, jax.P("b"))),
+        in_shardings=(
+            jax.NamedSharding(mesh, jax.P("a", "b")),
+            jax.NamedSharding(mesh, jax.P("b")),
+        ),
         out_shardings=jax.NamedSharding(mesh, jax.P("a", "b")),
     )
     y = sharded(x, w)

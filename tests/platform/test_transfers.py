@@ -47,7 +47,7 @@ def every_pattern(dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
         if dtype.name.startswith("uint"):
             return codes.astype(dtype).reshape(shape)
         return codes.view(dtype).reshape(shape)
-    if dtype == bool:
+    if dtype.kind == "b":
         return (np.arange(size) % 3 == 0).reshape(shape)
     if dtype.itemsize == 1:
         return np.arange(size).astype(np.uint8).view(dtype).reshape(shape)
