@@ -6,6 +6,7 @@ calls (LAPACK among them) that XLA:CPU answers in this process.
 
 from __future__ import annotations
 
+from jax import lax
 from jax._src import dispatch
 from jax._src.interpreters import mlir
 
@@ -18,7 +19,9 @@ def adopt_cpu_rules(platform: str) -> None:
     """Gives `platform` every lowering rule that JAX registered for the CPU alone."""
     ours = mlir._platform_specific_lowerings[platform]
     for primitive, rule in mlir._platform_specific_lowerings["cpu"].items():
-        ours.setdefault(primitive, rule)
+        # The CPU's rule for dot_general only turns down algorithms that XLA:CPU has no kernel of.
+        if primitive is not lax.dot_general_p:
+            ours.setdefault(primitive, rule)
     # The accelerators' rule for memories; the CPU's drops the memory kind.
     mlir.register_lowering(
         dispatch.device_put_p, dispatch._tpu_gpu_device_put_lowering, platform=platform

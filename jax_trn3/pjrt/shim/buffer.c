@@ -87,12 +87,16 @@ static int64_t bits_of(PJRT_Buffer_Type type) {
 }
 
 PJRT_Buffer* buffer_new(PJRT_Memory* memory, PJRT_Buffer_Type type, const int64_t* dims,
-                        size_t rank, Shards* shards, int index) {
+                        size_t rank, const char* layout, Shards* shards, int index) {
   PJRT_Buffer* buffer = handle_new(KIND_BUFFER, sizeof(PJRT_Buffer) + rank * sizeof(int64_t));
-  if (buffer == NULL) {
+  char* copy = layout == NULL ? NULL : strdup(layout);
+  if (buffer == NULL || (layout != NULL && copy == NULL)) {
+    if (buffer != NULL) handle_free(buffer);
+    free(copy);
     bury_shards(shards);
     return NULL;
   }
+  buffer->layout = copy;
   buffer->client = memory->device->client;
   atomic_fetch_add(&buffer->client->head.references, 1);
   buffer->memory = memory;
@@ -164,14 +168,14 @@ static PyObject* call_from_host(PJRT_Client_BufferFromHostBuffer_Args* args, PJR
 
 // Makes a buffer of a single-device array. Takes the array; NULL with an exception set.
 static PJRT_Buffer* buffer_of_array(PyObject* array, PJRT_Memory* memory, PJRT_Buffer_Type type,
-                                    const int64_t* dims, size_t rank) {
+                                    const int64_t* dims, size_t rank, const char* layout) {
   PyObject* list = PyList_New(1);
   if (list == NULL) return NULL;
   PyList_SetItem(list, 0, array);
   PJRT_Event* ready = completion_of(list, NULL);
   Shards* shards = ready == NULL ? NULL : shards_new(Py_NewRef(array), 1, ready);
   Py_DECREF(list);
-  PJRT_Buffer* buffer = shards == NULL ? NULL : buffer_new(memory, type, dims, rank, shards, 0);
+  PJRT_Buffer* buffer = shards == NULL ? NULL : buffer_new(memory, type, dims, rank, layout, shards, 0);
   if (buffer == NULL && PyErr_Occurred() == NULL) PyErr_NoMemory();
   return buffer;
 }
@@ -204,7 +208,7 @@ FUNCTION(Client_BufferFromHostBuffer, buffer) {
   }
   PyObject* array = call_from_host(args, memory, done);
   args->buffer = array == NULL
-      ? NULL : buffer_of_array(array, memory, args->type, args->dims, args->num_dims);
+      ? NULL : buffer_of_array(array, memory, args->type, args->dims, args->num_dims, NULL);
   if (args->buffer == NULL) {
     error = error_from_python();
     event_release(done);
@@ -237,7 +241,8 @@ static PJRT_Error* copy_to_memory(PJRT_Buffer* buffer, PJRT_Memory* memory, PJRT
                                          buffer->index, memory->device->local_hardware_id,
                                          memory->kind);
     *out = copy == NULL
-        ? NULL : buffer_of_array(copy, memory, buffer->type, buffer->dims, buffer->rank);
+        ? NULL : buffer_of_array(copy, memory, buffer->type, buffer->dims, buffer->rank,
+                               buffer->layout);
     if (*out == NULL) error = error_from_python();
     Py_DECREF(array);
   }
@@ -336,6 +341,7 @@ FUNCTION(Buffer_ToHostBuffer, event) {
 void buffer_free(PJRT_Buffer* buffer) {
   buffer_delete(buffer);
   bury(buffer->external);
+  free(buffer->layout);
   client_release(buffer->client);
   handle_free(buffer);
 }
@@ -361,6 +367,10 @@ FUNCTION(Buffer_Dimensions, num_dims) {
 
 FUNCTION(Buffer_GetMemoryLayout, layout) {
   NEED(args->buffer, KIND_BUFFER);
+  if (args->buffer->layout != NULL)
+    return error_new(PJRT_Error_Code_UNIMPLEMENTED,
+                     "PJRT_Buffer_GetMemoryLayout: the layout %s is not row-major; the Layouts "
+                     "extension tells it", args->buffer->layout);
   static const int64_t descending[] = {15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0};
   const size_t most = sizeof(descending) / sizeof(descending[0]);
   size_t rank = args->buffer->rank;

@@ -105,6 +105,10 @@ static bool read_metadata(PJRT_Executable* executable, PyObject* metadata) {
       attribute_list(metadata, "parameter_kinds", parameters, &executable->parameter_kind_sizes);
   executable->output_layouts = attribute_layouts(metadata, "output_layouts", outputs);
   executable->parameter_layouts = attribute_layouts(metadata, "parameter_layouts", parameters);
+  if (PyErr_Occurred() != NULL) return false;
+  executable->unusual_layouts =
+      layouts_unusual(executable->output_layouts, executable->output_ranks, outputs);
+  if (executable->unusual_layouts == NULL) return PyErr_NoMemory() != NULL;
   PyObject* shardings = PyErr_Occurred() ? NULL : PyObject_GetAttrString(metadata, "output_shardings");
   if (shardings != NULL && shardings != Py_None) {
     executable->num_output_shardings = (size_t)PyTuple_Size(shardings);
@@ -139,6 +143,7 @@ void executable_release(PJRT_Executable* executable) {
   size_t outputs = executable->num_outputs, parameters = executable->num_parameters;
   string_list_free(executable->output_kinds, executable->output_kind_sizes, outputs);
   string_list_free(executable->parameter_kinds, executable->parameter_kind_sizes, parameters);
+  free(executable->unusual_layouts);
   layouts_free(executable->output_layouts, outputs);
   layouts_free(executable->parameter_layouts, parameters);
   string_list_free(executable->output_shardings, executable->output_sharding_sizes,

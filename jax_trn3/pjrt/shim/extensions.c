@@ -55,7 +55,9 @@ FUNCTION(Layouts_PJRT_Topology_GetDefaultLayout, layout) {
 
 FUNCTION(Layouts_PJRT_Buffer_MemoryLayout, layout) {
   NEED(args->buffer, KIND_BUFFER);
-  return dense(args->buffer->rank, &args->layout);
+  if (args->buffer->layout == NULL) return dense(args->buffer->rank, &args->layout);
+  args->layout = layout_new(strdup(args->buffer->layout), strlen(args->buffer->layout));
+  return args->layout == NULL ? error_no_memory() : NULL;
 }
 
 PJRT_Layouts_MemoryLayout** layouts_new(const char** texts, const size_t* sizes, size_t n) {
@@ -70,6 +72,17 @@ PJRT_Layouts_MemoryLayout** layouts_new(const char** texts, const size_t* sizes,
     }
   }
   return list;
+}
+
+char** layouts_unusual(PJRT_Layouts_MemoryLayout* const* layouts, const size_t* ranks, size_t n) {
+  char** unusual = calloc(n + 1, sizeof(char*));
+  for (size_t i = 0; unusual != NULL && i < n; i++) {
+    size_t size = 0;
+    char* usual = dense_layout(NULL, ranks[i], &size);
+    if (usual == NULL || strcmp(usual, layouts[i]->text) != 0) unusual[i] = layouts[i]->text;
+    free(usual);
+  }
+  return unusual;
 }
 
 void layouts_free(PJRT_Layouts_MemoryLayout** list, size_t n) {

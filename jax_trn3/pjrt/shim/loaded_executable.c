@@ -279,7 +279,8 @@ static bool make_outputs(PJRT_LoadedExecutable_Execute_Args* args, PyObject* arr
     for (size_t d = 0; d < n; d++) {
       args->output_lists[d][k] = shards == NULL ? NULL
           : buffer_new(loaded->output_memories[d * outputs + k], executable->output_types[k],
-                       executable->output_dims[k], executable->output_ranks[k], shards, (int)d);
+                       executable->output_dims[k], executable->output_ranks[k],
+                       executable->unusual_layouts[k], shards, (int)d);
       complete = complete && args->output_lists[d][k] != NULL;
     }
   }

@@ -254,6 +254,7 @@ struct PJRT_Buffer {
   PJRT_Buffer_Type type;
   size_t rank;
   int64_t bytes;
+  char* layout;             // "{0,1}", minor to major; NULL for row-major
   int external_references;  // these two under `pins`
   PyObject* external;       // keeps the memory while external_references > 0
   _Atomic(void*) pointer;   // where the values are, once somebody asked
@@ -263,9 +264,9 @@ struct PJRT_Buffer {
 HIDDEN Shards* shards_new(PyObject* array, int num_shards, PJRT_Event* ready);  // takes both; GIL
 HIDDEN void shards_release(Shards* shards);  // GIL
 HIDDEN void bury_shards(Shards* shards);     // any thread, no GIL
-// Takes one reference of `shards`.
+// Takes one reference of `shards`. layout: NULL for row-major.
 HIDDEN PJRT_Buffer* buffer_new(PJRT_Memory* memory, PJRT_Buffer_Type type, const int64_t* dims,
-                               size_t rank, Shards* shards, int index);
+                               size_t rank, const char* layout, Shards* shards, int index);
 HIDDEN void buffer_delete(PJRT_Buffer* buffer);
 HIDDEN void buffer_free(PJRT_Buffer* buffer);
 HIDDEN PJRT_Error* buffer_deleted_error(const PJRT_Buffer* buffer, const char* what);
@@ -294,6 +295,7 @@ struct PJRT_Executable {
   const char **output_shardings, **parameter_shardings;  // serialized xla.OpSharding, or NULL
   size_t *output_sharding_sizes, *parameter_sharding_sizes;
   PJRT_Layouts_MemoryLayout **output_layouts, **parameter_layouts;
+  char** unusual_layouts;  // of outputs that are not row-major; NULL for those that are
   char* device_assignment;  // serialized xla.DeviceAssignmentProto
   size_t device_assignment_size;
   bool* donated;  // by parameter
@@ -321,6 +323,9 @@ struct PJRT_LoadedExecutable {
 
 // Layouts as "{1,0}", minor to major. NULL when memory is short.
 HIDDEN PJRT_Layouts_MemoryLayout** layouts_new(const char** texts, const size_t* sizes, size_t n);
+// The texts of those that are not row-major, NULL for the others; borrowed from the layouts.
+HIDDEN char** layouts_unusual(PJRT_Layouts_MemoryLayout* const* layouts, const size_t* ranks,
+                              size_t n);
 HIDDEN void layouts_free(PJRT_Layouts_MemoryLayout** list, size_t n);
 
 HIDDEN PJRT_Executable* executable_new(PyObject* object);  // takes the object; GIL; NULL + exception
