@@ -99,6 +99,15 @@ def test_reading_waits_for_the_values(slow: Slow, read: Callable[..., Any]) -> N
     assert slow.done.is_set()
 
 
+@pytest.mark.parametrize("dtype", ["float32", "int4"])
+def test_copy_to_the_host_may_start_before_the_values_are_there(slow: Slow, dtype: str) -> None:
+    y = jax.jit(lambda y: y.astype(dtype))(slow.start())
+    y.copy_to_host_async()
+    assert not y.is_ready()
+    slow.go.set()
+    assert np.asarray(y).astype(F32).tolist() == [1, 1]
+
+
 def test_transfer_of_an_array_that_is_not_ready_waits_for_it(slow: Slow) -> None:
     y = slow.start().addressable_shards[0].data
     slow.let_go_soon()
