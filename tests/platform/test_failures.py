@@ -337,3 +337,18 @@ def test_process_that_fails_says_so_with_work_in_flight(run_python: RunPython) -
     process = run_python(PREPARE + "y = long(x)\nraise RuntimeError('of the user')")
     assert process.returncode == 1
     assert process.stderr.endswith("RuntimeError: of the user\n")
+
+
+def test_loop_over_a_collective_that_never_waits_does_not_deadlock(run_python: RunPython) -> None:
+    # jaxlib 0.10's CPU backend ends the process after 40 s here: see runtime/flights.py.
+    code = """
+import jax, jax.numpy as jnp, numpy as np
+mesh = jax.sharding.Mesh(np.array(jax.devices()), "x")
+z = jax.device_put(np.arange(8.0), jax.NamedSharding(mesh, jax.P("x")))
+step = jax.jit(lambda z: z - jnp.mean(z) + 1)
+for _ in range(2000):
+    z = step(z)
+print(np.asarray(z).tolist())
+"""
+    expected = [k - 3.5 + 1 for k in range(8)]
+    assert succeed(run_python(code, timeout=120)) == str(expected)
