@@ -156,9 +156,10 @@ FUNCTION(Client_Compile, executable) {
   PJRT_Error* error = enter(&entry);
   if (error != NULL) return error;
   PyObject* object = PyObject_CallMethod(
-      args->client->object, "compile", "y#s#y#", program->code, (Py_ssize_t)program->code_size,
-      program->format, (Py_ssize_t)program->format_size, args->compile_options,
-      (Py_ssize_t)args->compile_options_size);
+      args->client->object, "compile", "NNN",
+      PyBytes_FromStringAndSize(program->code, (Py_ssize_t)program->code_size),
+      PyUnicode_FromStringAndSize(program->format, (Py_ssize_t)program->format_size),
+      PyBytes_FromStringAndSize(args->compile_options, (Py_ssize_t)args->compile_options_size));
   args->executable = object == NULL ? NULL : loaded_executable_new(args->client, object);
   if (args->executable == NULL) error = error_from_python();
   leave(&entry);
@@ -173,10 +174,12 @@ FUNCTION(Executable_DeserializeAndLoad, loaded_executable) {
   bool has_options = HAS(args, overridden_serialized_compile_options_size) &&
                      args->overridden_serialized_compile_options != NULL;
   PyObject* object = PyObject_CallMethod(
-      args->client->object, "deserialize", "y#y#", args->serialized_executable,
-      (Py_ssize_t)args->serialized_executable_size,
-      has_options ? args->overridden_serialized_compile_options : "",
-      has_options ? (Py_ssize_t)args->overridden_serialized_compile_options_size : (Py_ssize_t)0);
+      args->client->object, "deserialize", "NN",
+      PyBytes_FromStringAndSize(args->serialized_executable,
+                                (Py_ssize_t)args->serialized_executable_size),
+      PyBytes_FromStringAndSize(
+          has_options ? args->overridden_serialized_compile_options : "",
+          has_options ? (Py_ssize_t)args->overridden_serialized_compile_options_size : 0));
   args->loaded_executable = object == NULL ? NULL : loaded_executable_new(args->client, object);
   if (args->loaded_executable == NULL) error = error_from_python();
   leave(&entry);

@@ -76,10 +76,11 @@ PJRT_Error* error_from_python(void) {
       ? NULL : PyObject_CallMethod(module, "status_of", "O", value == NULL ? Py_None : value);
   if (status != NULL) {
     int code = PJRT_Error_Code_INTERNAL;
-    const char* text = NULL;
+    PyObject* message = NULL;
     Py_ssize_t size = 0;
-    if (PyArg_ParseTuple(status, "is#", &code, &text, &size))
-      error = error_of((PJRT_Error_Code)code, text, (size_t)size);
+    const char* text = PyArg_ParseTuple(status, "iO", &code, &message)
+        ? PyUnicode_AsUTF8AndSize(message, &size) : NULL;
+    if (text != NULL) error = error_of((PJRT_Error_Code)code, text, (size_t)size);
   }
   if (error == NULL) error = error_about_error(value);
   // An interrupt that hit the engine is the user's: it is raised again as soon as the main thread is

@@ -13,6 +13,8 @@
 #ifndef JAX_TRN3_PJRT_SHIM_SHIM_H_
 #define JAX_TRN3_PJRT_SHIM_SHIM_H_
 
+// No "#" in format strings: before Python 3.13 they need other functions than since, and one binary
+// has to do for all.
 #define PY_SSIZE_T_CLEAN
 #define Py_LIMITED_API 0x030b0000
 #include <Python.h>

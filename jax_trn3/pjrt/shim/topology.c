@@ -112,8 +112,10 @@ FUNCTION(TopologyDescription_Create, topology) {
   PyObject* owner = platform();
   PyObject* options = owner == NULL ? NULL : options_dict(args->create_options, args->num_options);
   PyObject* object = options == NULL ? NULL
-      : PyObject_CallMethod(owner, "create_topology", "s#O", args->topology_name,
-                            (Py_ssize_t)args->topology_name_size, options);
+      : PyObject_CallMethod(owner, "create_topology", "NO",
+                            PyUnicode_FromStringAndSize(args->topology_name,
+                                                        (Py_ssize_t)args->topology_name_size),
+                            options);
   args->topology = object == NULL ? NULL : topology_new(object);
   if (args->topology == NULL) error = error_from_python();
   Py_XDECREF(object);
@@ -184,8 +186,9 @@ FUNCTION(TopologyDescription_Deserialize, topology) {
   if (error != NULL) return error;
   PyObject* owner = platform();
   PyObject* object = owner == NULL ? NULL
-      : PyObject_CallMethod(owner, "deserialize_topology", "y#", args->serialized_topology,
-                            (Py_ssize_t)args->serialized_topology_size);
+      : PyObject_CallMethod(owner, "deserialize_topology", "N",
+                            PyBytes_FromStringAndSize(args->serialized_topology,
+                                                      (Py_ssize_t)args->serialized_topology_size));
   args->topology = object == NULL ? NULL : topology_new(object);
   if (args->topology == NULL) error = error_from_python();
   Py_XDECREF(object);
