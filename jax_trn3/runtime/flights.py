@@ -4,7 +4,7 @@ XLA:CPU runs each device's part of a program on a thread of its own, and a part 
 collective keeps its thread until all the others have arrived. When parts of several programs hold
 all threads and none of them is complete, nothing moves any more, and after 40 seconds XLA ends the
 process. (jaxlib 0.10's CPU backend does that to any loop over a collective that does not wait for
-its results; 0.12's has more threads.) So the inner client gets a thread for every part of every
+its results; 0.12's did not in our runs.) So the inner client gets a thread for every part of every
 program that may be in flight, and a dispatch beyond that waits for the oldest program.
 """
 
