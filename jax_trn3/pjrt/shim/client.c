@@ -147,23 +147,63 @@ FUNCTION(Client_DefaultDeviceAssignment, default_assignment) {
   return NULL;
 }
 
+// ---- Programs --------------------------------------------------------------------------------
+
+static PyObject* bytes_of(const char* data, size_t size) {
+  return PyBytes_FromStringAndSize(data == NULL ? "" : data, data == NULL ? 0 : (Py_ssize_t)size);
+}
+
+static PJRT_Error* check_program(const PJRT_Program* program, const char* function) {
+  if (program != NULL && program->code != NULL && program->format != NULL) return NULL;
+  return error_new(PJRT_Error_Code_INVALID_ARGUMENT, "%s: no program", function);
+}
+
 FUNCTION(Client_Compile, executable) {
   NEED(args->client, KIND_CLIENT);
   const PJRT_Program* program = args->program;
-  if (program == NULL || program->code == NULL)
-    return error_new(PJRT_Error_Code_INVALID_ARGUMENT, "PJRT_Client_Compile: no program");
+  PJRT_Error* error = check_program(program, "PJRT_Client_Compile");
+  if (error != NULL) return error;
   Entry entry;
-  PJRT_Error* error = enter(&entry);
+  error = enter(&entry);
   if (error != NULL) return error;
   PyObject* object = PyObject_CallMethod(
-      args->client->object, "compile", "NNN",
-      PyBytes_FromStringAndSize(program->code, (Py_ssize_t)program->code_size),
+      args->client->object, "compile", "NNN", bytes_of(program->code, program->code_size),
       PyUnicode_FromStringAndSize(program->format, (Py_ssize_t)program->format_size),
-      PyBytes_FromStringAndSize(args->compile_options, (Py_ssize_t)args->compile_options_size));
+      bytes_of(args->compile_options, args->compile_options_size));
   args->executable = object == NULL ? NULL : loaded_executable_new(args->client, object);
   if (args->executable == NULL) error = error_from_python();
   leave(&entry);
   return error;
+}
+
+// For a topology, which need not be attached; nothing can be run afterwards, but much be asked.
+FUNCTION(Compile, executable) {
+  NEED(args->topology, KIND_TOPOLOGY);
+  const PJRT_Program* program = args->program;
+  PJRT_Error* error = check_program(program, "PJRT_Compile");
+  if (error != NULL) return error;
+  Entry entry;
+  error = enter(&entry);
+  if (error != NULL) return error;
+  PyObject* owner = platform();
+  PyObject* object = owner == NULL ? NULL : PyObject_CallMethod(
+      owner, "compile", "ONNN", args->topology->object,
+      bytes_of(program->code, program->code_size),
+      PyUnicode_FromStringAndSize(program->format, (Py_ssize_t)program->format_size),
+      bytes_of(args->compile_options, args->compile_options_size));
+  args->executable = object == NULL ? NULL : executable_new(object);
+  if (args->executable == NULL) error = error_from_python();
+  leave(&entry);
+  return error;
+}
+
+// Takes `data`, which may be NULL with an exception set.
+static PJRT_LoadedExecutable* load(PJRT_Client* client, PyObject* data, PyObject* options) {
+  PyObject* object = data == NULL
+      ? NULL : PyObject_CallMethod(client->object, "deserialize", "OO", data, options);
+  Py_XDECREF(data);
+  Py_XDECREF(options);
+  return object == NULL ? NULL : loaded_executable_new(client, object);
 }
 
 FUNCTION(Executable_DeserializeAndLoad, loaded_executable) {
@@ -171,16 +211,25 @@ FUNCTION(Executable_DeserializeAndLoad, loaded_executable) {
   Entry entry;
   PJRT_Error* error = enter(&entry);
   if (error != NULL) return error;
-  bool has_options = HAS(args, overridden_serialized_compile_options_size) &&
-                     args->overridden_serialized_compile_options != NULL;
-  PyObject* object = PyObject_CallMethod(
-      args->client->object, "deserialize", "NN",
-      PyBytes_FromStringAndSize(args->serialized_executable,
-                                (Py_ssize_t)args->serialized_executable_size),
-      PyBytes_FromStringAndSize(
-          has_options ? args->overridden_serialized_compile_options : "",
-          has_options ? (Py_ssize_t)args->overridden_serialized_compile_options_size : 0));
-  args->loaded_executable = object == NULL ? NULL : loaded_executable_new(args->client, object);
+  bool has_options = HAS(args, overridden_serialized_compile_options_size);
+  args->loaded_executable =
+      load(args->client, bytes_of(args->serialized_executable, args->serialized_executable_size),
+           bytes_of(has_options ? args->overridden_serialized_compile_options : NULL,
+                    has_options ? args->overridden_serialized_compile_options_size : 0));
+  if (args->loaded_executable == NULL) error = error_from_python();
+  leave(&entry);
+  return error;
+}
+
+FUNCTION(Client_Load, loaded_executable) {
+  NEED(args->client, KIND_CLIENT);
+  NEED(args->executable, KIND_EXECUTABLE);
+  Entry entry;
+  PJRT_Error* error = enter(&entry);
+  if (error != NULL) return error;
+  args->loaded_executable =
+      load(args->client, PyObject_CallMethod(args->executable->object, "serialize", NULL),
+           bytes_of(args->compile_options, args->compile_options_size));
   if (args->loaded_executable == NULL) error = error_from_python();
   leave(&entry);
   return error;

@@ -57,8 +57,10 @@ PJRT_LoadedExecutable* loaded_executable_new(PJRT_Client* client, PyObject* obje
   }
   loaded->client = client;
   atomic_fetch_add(&client->head.references, 1);
-  loaded->executable = executable_new(object);
+  PyObject* executable = PyObject_GetAttrString(object, "executable");
+  loaded->executable = executable == NULL ? NULL : executable_new(executable);
   bool ok = loaded->executable != NULL && read_launch(loaded, object) && read_devices(loaded, object);
+  Py_DECREF(object);
   size_t outputs = ok ? loaded->executable->num_outputs : 0;
   loaded->output_memories = calloc(loaded->num_devices * outputs + 1, sizeof(void*));
   if (ok && loaded->output_memories == NULL) ok = PyErr_NoMemory() != NULL;
