@@ -113,7 +113,7 @@ def _values(
     attached = [place for place in places if devices[place[0]].process_index == here]
     if not attached:
         raise ValueError(f"none of the program's devices is attached to process {here}")
-    device_list = _jax.DeviceList(tuple(devices[id] for id, _, _ in attached))
+    device_list = _jax.DeviceList(tuple(devices[id] for id, _, _ in places))
     inner_options = _with_inner_ids(parsed, places, devices)
     executable = _link(client, native, device_list, inner_options)
     if executable is None:

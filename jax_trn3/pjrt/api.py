@@ -89,6 +89,8 @@ class ExecutableMetadata:
     compile_options: serialized xla.CompileOptionsProto.
     donated: parameters whose memory an output may take over.
     code_bytes: size of the generated code.
+    temporary_bytes: memory of the default kind that a run needs on each device, beside arguments
+      and outputs.
     """
 
     name: str
@@ -99,6 +101,7 @@ class ExecutableMetadata:
     num_partitions: int
     num_parameters: int
     code_bytes: int
+    temporary_bytes: int
     output_types: tuple[int, ...]
     output_dims: tuple[tuple[int, ...], ...]
     output_kinds: tuple[str, ...]

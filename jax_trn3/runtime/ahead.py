@@ -35,4 +35,6 @@ def compile_ahead(
         )
     client = _compiler_for(num_devices)
     program = compiler.Program.parse(code, format)
-    return Executable(compiler.compile_values(client, client.devices(), program, options))
+    values = compiler.compile_values(client, client.devices(), program, options)
+    topology.check_fits(values)
+    return Executable(values)

@@ -79,12 +79,16 @@ class Client:
         inner = self._inner()
         program = compiler.Program.parse(code, format)
         values = compiler.compile_values(inner.client, inner.devices, program, options)
-        return LoadedExecutable(values, inner.places)
+        return self._loaded(values, inner.places)
 
     def deserialize(self, data: bytes, options: bytes) -> LoadedExecutable:
         inner = self._inner()
         values = compiler.load_values(inner.client, inner.devices, data, options)
-        return LoadedExecutable(values, inner.places)
+        return self._loaded(values, inner.places)
+
+    def _loaded(self, values: compiler.Values, places: arrays.Places) -> LoadedExecutable:
+        self.topology.check_fits(values)
+        return LoadedExecutable(values, places)
 
     def from_host(
         self,

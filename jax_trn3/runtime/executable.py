@@ -39,6 +39,7 @@ class Executable:
             num_partitions=values.options.num_partitions,
             num_parameters=len(values.parameters),
             code_bytes=inner.size_of_generated_code_in_bytes(),
+            temporary_bytes=compiler.footprint(values).temporaries,
             output_types=tuple(dtypes.type_of(output.dtype) for output in values.outputs),
             output_dims=tuple(output.dims for output in values.outputs),
             output_kinds=values.output_kinds,

@@ -7,7 +7,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 
-from jax_trn3 import hardware, pjrt
+from jax_trn3 import compiler, hardware, pjrt
 
 from .processes import Process, devices_of
 
@@ -79,6 +79,11 @@ class TopologyDescription:
             )
             for location in locations
         )
+
+    def check_fits(self, values: compiler.Values) -> None:
+        """MemoryError if a program needs more memory than a device has."""
+        limit = self.hardware.hbm_bytes_per_device
+        compiler.check_fits(values, limit, self.hardware.chip.core.name)
 
     def serialize(self) -> bytes:
         name, lnc = self.hardware.name, self.hardware.lnc

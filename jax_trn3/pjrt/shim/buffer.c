@@ -70,22 +70,6 @@ PJRT_Event* completion_of(PyObject* arrays, PyObject* extra) {
 
 // ---- Buffers ---------------------------------------------------------------------------------
 
-static int64_t bits_of(PJRT_Buffer_Type type) {
-  switch (type) {
-    case PJRT_Buffer_Type_S1: case PJRT_Buffer_Type_U1: return 1;
-    case PJRT_Buffer_Type_S2: case PJRT_Buffer_Type_U2: return 2;
-    case PJRT_Buffer_Type_S4: case PJRT_Buffer_Type_U4: case PJRT_Buffer_Type_F4E2M1FN: return 4;
-    case PJRT_Buffer_Type_S16: case PJRT_Buffer_Type_U16: case PJRT_Buffer_Type_F16:
-    case PJRT_Buffer_Type_BF16: return 16;
-    case PJRT_Buffer_Type_S32: case PJRT_Buffer_Type_U32: case PJRT_Buffer_Type_F32: return 32;
-    case PJRT_Buffer_Type_S64: case PJRT_Buffer_Type_U64: case PJRT_Buffer_Type_F64:
-    case PJRT_Buffer_Type_C64: return 64;
-    case PJRT_Buffer_Type_C128: return 128;
-    case PJRT_Buffer_Type_TOKEN: case PJRT_Buffer_Type_INVALID: return 0;
-    default: return 8;
-  }
-}
-
 PJRT_Buffer* buffer_new(PJRT_Memory* memory, PJRT_Buffer_Type type, const int64_t* dims,
                         size_t rank, const char* layout, Shards* shards, int index) {
   PJRT_Buffer* buffer = handle_new(KIND_BUFFER, sizeof(PJRT_Buffer) + rank * sizeof(int64_t));
@@ -103,48 +87,26 @@ PJRT_Buffer* buffer_new(PJRT_Memory* memory, PJRT_Buffer_Type type, const int64_
   buffer->index = index;
   buffer->type = type;
   buffer->rank = rank;
-  int64_t elements = 1;
-  for (size_t i = 0; i < rank; i++) {
-    buffer->dims[i] = dims[i];
-    elements *= dims[i];
-  }
-  buffer->bytes = (elements * bits_of(type) + 7) / 8;
+  if (rank > 0) memcpy(buffer->dims, dims, rank * sizeof(int64_t));
+  buffer->bytes = bytes_of_shape(type, dims, rank);
   atomic_init(&buffer->shards, shards);
-  memory_count(memory, buffer->bytes);
+  account_open(buffer);
   return buffer;
 }
 
 void buffer_delete(PJRT_Buffer* buffer) {
   Shards* shards = atomic_exchange(&buffer->shards, NULL);
   if (shards == NULL) return;
-  memory_uncount(buffer->memory, buffer->bytes);
+  account_close(buffer);
   bury_shards(shards);
 }
 
 PJRT_Error* buffer_deleted_error(const PJRT_Buffer* buffer, const char* what) {
   char shape[256];
-  size_t used = 0;
-  shape[0] = 0;
-  for (size_t i = 0; i < buffer->rank && used < sizeof(shape); i++)
-    used += (size_t)snprintf(shape + used, sizeof(shape) - used, i == 0 ? "%lld" : ",%lld",
-                             (long long)buffer->dims[i]);
   return error_new(PJRT_Error_Code_INVALID_ARGUMENT,
-                   "%s: the buffer (shape [%s], on %s) has been deleted or donated", what, shape,
+                   "%s: the buffer (%s, on %s) has been deleted or donated", what,
+                   shape_text(buffer->type, buffer->dims, buffer->rank, shape, sizeof(shape)),
                    buffer->memory->device->description->to_string);
-}
-
-char* dense_layout(const int64_t* minor_to_major, size_t rank, size_t* size) {
-  char* text = malloc(rank * 21 + 3);
-  if (text == NULL) return NULL;
-  char* end = text;
-  *end++ = '{';
-  for (size_t i = 0; i < rank; i++)
-    end += sprintf(end, i == 0 ? "%lld" : ",%lld",
-                   minor_to_major == NULL ? (long long)(rank - 1 - i) : (long long)minor_to_major[i]);
-  *end++ = '}';
-  *end = 0;
-  *size = (size_t)(end - text);
-  return text;
 }
 
 // ---- From the host, and to other memories ----------------------------------------------------
@@ -198,10 +160,17 @@ FUNCTION(Client_BufferFromHostBuffer, buffer) {
         return error_new(PJRT_Error_Code_UNIMPLEMENTED,
                          "host-to-device transfers make row-major arrays; for another layout, "
                          "transfer first and then change the layout in a jitted function");
+  int64_t bytes = bytes_of_shape(args->type, args->dims, args->num_dims);
+  char shape[256];
+  shape_text(args->type, args->dims, args->num_dims, shape, sizeof(shape));
+  if (bytes < 0)
+    return error_new(PJRT_Error_Code_INVALID_ARGUMENT, "%s is not a shape", shape);
+  PJRT_Error* error = account_check(memory, bytes, 0, shape);
+  if (error != NULL) return error;
   PJRT_Event* done = event_new();
   if (done == NULL) return error_no_memory();
   Entry entry;
-  PJRT_Error* error = enter(&entry);
+  error = enter(&entry);
   if (error != NULL) {
     event_release(done);
     return error;
@@ -230,8 +199,15 @@ static PyObject* array_of(PJRT_Buffer* buffer, PJRT_Event** ready) {
 }
 
 static PJRT_Error* copy_to_memory(PJRT_Buffer* buffer, PJRT_Memory* memory, PJRT_Buffer** out) {
+  if (!memory->device->is_addressable)
+    return error_new(PJRT_Error_Code_INVALID_ARGUMENT, "%s belongs to another process",
+                     memory->device->description->to_string);
+  char shape[256];
+  shape_text(buffer->type, buffer->dims, buffer->rank, shape, sizeof(shape));
+  PJRT_Error* error = account_check(memory, buffer->bytes, 0, shape);
+  if (error != NULL) return error;
   Entry entry;
-  PJRT_Error* error = enter(&entry);
+  error = enter(&entry);
   if (error != NULL) return error;
   PyObject* array = array_of(buffer, NULL);
   if (array == NULL) {
@@ -266,7 +242,7 @@ FUNCTION(Buffer_CopyToDevice, dst_buffer) {
 
 // Bytes of the array on the host, where elements of less than a byte take one each.
 static size_t host_bytes(const PJRT_Buffer* buffer) {
-  int64_t elements = 1, bits = bits_of(buffer->type);
+  int64_t elements = 1, bits = bits_of_type(buffer->type);
   for (size_t i = 0; i < buffer->rank; i++) elements *= buffer->dims[i];
   return (size_t)(elements * (bits < 8 && bits > 0 ? 8 : bits) / 8);
 }

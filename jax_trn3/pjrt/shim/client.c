@@ -147,6 +147,13 @@ FUNCTION(Client_DefaultDeviceAssignment, default_assignment) {
   return NULL;
 }
 
+// Which processes are alive. The device's own transport finds out by itself; an error from here
+// would abort the process.
+HIDDEN PJRT_Error* PJRT_Client_UpdateGlobalProcessInfo(PJRT_Args* args) {
+  (void)args;
+  return NULL;
+}
+
 // ---- Programs --------------------------------------------------------------------------------
 
 static PyObject* bytes_of(const char* data, size_t size) {

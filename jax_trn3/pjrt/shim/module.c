@@ -48,7 +48,6 @@ REFUSE(Buffer_DonateWithControlDependency, "donate by jax.jit(donate_argnums=...
 REFUSE(Buffer_Bitcast, "use jax.lax.bitcast_convert_type")
 REFUSE(Client_DmaMap, "host memory needs no registration here")
 REFUSE(Client_DmaUnmap, "host memory needs no registration here")
-REFUSE(Client_UpdateGlobalProcessInfo, "there is one process")
 REFUSE(Device_PoisonExecution, "an execution cannot be poisoned from outside")
 REFUSE(ExecuteContext_Create, "executions take no context")
 REFUSE(ExecuteContext_Destroy, "executions take no context")
