@@ -33,6 +33,7 @@ static PJRT_Client* client_new(PyObject* object) {
   client->flight_limit = PyErr_Occurred() ? 0 : (int)attribute_int(object, "flight_limit");
   PyObject* topology = PyErr_Occurred() ? NULL : PyObject_GetAttrString(object, "topology");
   if (topology != NULL) client->topology = topology_new(topology);
+  if (client->topology != NULL) handle_set_owned(client->topology, LENT);
   Py_XDECREF(topology);
   if (client->topology == NULL || !devices_new(client)) {
     client_release(client);
@@ -57,7 +58,7 @@ FUNCTION(Client_Create, client) {
 }
 
 FUNCTION(Client_Destroy, client) {
-  NEED(args->client, KIND_CLIENT);
+  TAKE_BACK(args->client, KIND_CLIENT);
   client_release(args->client);
   return NULL;
 }
@@ -138,10 +139,10 @@ FUNCTION(Client_DefaultDeviceAssignment, default_assignment) {
                      "cannot assign %d replicas x %d partitions to %zu devices", replicas,
                      partitions, have);
   size_t n = (size_t)replicas * (size_t)partitions;
-  if (args->default_assignment_size < n)
+  if (args->default_assignment == NULL || args->default_assignment_size < n)
     return error_new(PJRT_Error_Code_INVALID_ARGUMENT,
                      "the assignment has room for %zu devices, %zu are needed",
-                     args->default_assignment_size, n);
+                     args->default_assignment == NULL ? 0 : args->default_assignment_size, n);
   for (size_t i = 0; i < n; i++)
     args->default_assignment[i] = args->client->addressable_devices[i]->description->id;
   return NULL;
@@ -150,16 +151,15 @@ FUNCTION(Client_DefaultDeviceAssignment, default_assignment) {
 FUNCTION(Client_Compile, executable) {
   NEED(args->client, KIND_CLIENT);
   const PJRT_Program* program = args->program;
-  if (program == NULL || program->code == NULL)
+  if (program == NULL || !HAS(program, format_size) || program->code == NULL)
     return error_new(PJRT_Error_Code_INVALID_ARGUMENT, "PJRT_Client_Compile: no program");
   Entry entry;
   PJRT_Error* error = enter(&entry);
   if (error != NULL) return error;
   PyObject* object = PyObject_CallMethod(
       args->client->object, "compile", "NNN",
-      PyBytes_FromStringAndSize(program->code, (Py_ssize_t)program->code_size),
-      PyUnicode_FromStringAndSize(program->format, (Py_ssize_t)program->format_size),
-      PyBytes_FromStringAndSize(args->compile_options, (Py_ssize_t)args->compile_options_size));
+      bytes_of(program->code, program->code_size), string_of(program->format, program->format_size),
+      bytes_of(args->compile_options, args->compile_options_size));
   args->executable = object == NULL ? NULL : loaded_executable_new(args->client, object);
   if (args->executable == NULL) error = error_from_python();
   leave(&entry);
@@ -175,11 +175,10 @@ FUNCTION(Executable_DeserializeAndLoad, loaded_executable) {
                      args->overridden_serialized_compile_options != NULL;
   PyObject* object = PyObject_CallMethod(
       args->client->object, "deserialize", "NN",
-      PyBytes_FromStringAndSize(args->serialized_executable,
-                                (Py_ssize_t)args->serialized_executable_size),
-      PyBytes_FromStringAndSize(
-          has_options ? args->overridden_serialized_compile_options : "",
-          has_options ? (Py_ssize_t)args->overridden_serialized_compile_options_size : 0));
+      bytes_of(args->serialized_executable, args->serialized_executable_size),
+      has_options ? bytes_of(args->overridden_serialized_compile_options,
+                             args->overridden_serialized_compile_options_size)
+                  : bytes_of(NULL, 0));
   args->loaded_executable = object == NULL ? NULL : loaded_executable_new(args->client, object);
   if (args->loaded_executable == NULL) error = error_from_python();
   leave(&entry);

@@ -17,7 +17,7 @@ static PJRT_Memory* memory_new(PJRT_Device* device, size_t index, PyObject* obje
     PyErr_NoMemory();
     return NULL;
   }
-  const PJRT_MemoryDescription* kind = &device->description->memory_kinds[index];
+  const PJRT_MemoryDescription* kind = device->description->memory_kinds[index];
   memory->device = device;
   memory->id = device->description->id * (int)device->description->num_memories + (int)index;
   memory->kind_id = kind->kind_id;

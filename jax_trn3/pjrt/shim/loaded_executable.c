@@ -58,6 +58,7 @@ PJRT_LoadedExecutable* loaded_executable_new(PJRT_Client* client, PyObject* obje
   loaded->client = client;
   atomic_fetch_add(&client->head.references, 1);
   loaded->executable = executable_new(object);
+  if (loaded->executable != NULL) handle_set_owned(loaded->executable, 0);
   bool ok = loaded->executable != NULL && read_launch(loaded, object) && read_devices(loaded, object);
   size_t outputs = ok ? loaded->executable->num_outputs : 0;
   loaded->output_memories = calloc(loaded->num_devices * outputs + 1, sizeof(void*));
@@ -72,7 +73,7 @@ PJRT_LoadedExecutable* loaded_executable_new(PJRT_Client* client, PyObject* obje
 }
 
 FUNCTION(LoadedExecutable_Destroy, executable) {
-  NEED(args->executable, KIND_LOADED_EXECUTABLE);
+  TAKE_BACK(args->executable, KIND_LOADED_EXECUTABLE);
   loaded_executable_free(args->executable);
   return NULL;
 }
@@ -80,7 +81,7 @@ FUNCTION(LoadedExecutable_Destroy, executable) {
 FUNCTION(LoadedExecutable_GetExecutable, executable) {
   NEED(args->loaded_executable, KIND_LOADED_EXECUTABLE);
   args->executable = args->loaded_executable->executable;
-  atomic_fetch_add(&args->executable->head.references, 1);
+  handle_hand_out(args->executable);
   return NULL;
 }
 
@@ -147,13 +148,26 @@ static PJRT_Error* check_call(PJRT_LoadedExecutable_Execute_Args* args) {
     return error_new(PJRT_Error_Code_UNIMPLEMENTED,
                      "%s was compiled for other devices than the one it is to run on; compile it "
                      "for that device", name);
-  if (args->options != NULL && (args->options->num_send_ops > 0 || args->options->num_recv_ops > 0))
+  const PJRT_ExecuteOptions* options = args->options;
+  if (options != NULL && (!HAS(options, num_non_donatable_input_indices) ||
+                          (options->non_donatable_input_indices == NULL &&
+                           options->num_non_donatable_input_indices > 0)))
+    return error_new(PJRT_Error_Code_INVALID_ARGUMENT, "%s: malformed PJRT_ExecuteOptions", name);
+  if (options != NULL && (options->num_send_ops > 0 || options->num_recv_ops > 0))
     return error_new(PJRT_Error_Code_UNIMPLEMENTED,
                      "send and receive callbacks are not supported; host callbacks of jax "
                      "(pure_callback, io_callback, debug.print) are, and need none");
+  bool takes = args->num_args > 0, gives = loaded->executable->num_outputs > 0;
   for (size_t d = 0; d < args->num_devices; d++) {
+    if ((takes && (args->argument_lists == NULL || args->argument_lists[d] == NULL)) ||
+        (gives && (args->output_lists == NULL || args->output_lists[d] == NULL)))
+      return error_new(PJRT_Error_Code_INVALID_ARGUMENT, "%s: no list of %s for device %zu", name,
+                       takes ? "arguments or outputs" : "outputs", d);
     for (size_t k = 0; k < args->num_args; k++) {
       NEED(args->argument_lists[d][k], KIND_BUFFER);
+      if (args->argument_lists[d][k]->client != loaded->client)
+        return error_new(PJRT_Error_Code_INVALID_ARGUMENT,
+                         "%s: argument %zu is a buffer of another client", name, k);
       if (atomic_load(&args->argument_lists[d][k]->shards) == NULL)
         return buffer_deleted_error(args->argument_lists[d][k], name);
     }
@@ -274,7 +288,7 @@ static bool make_outputs(PJRT_LoadedExecutable_Execute_Args* args, PyObject* arr
   bool complete = true;
   for (size_t k = 0; k < outputs; k++) {
     PyObject* array = Py_NewRef(PyList_GetItem(arrays, (Py_ssize_t)k));
-    Shards* shards = shards_new(array, (int)n, event_share(ready));
+    Shards* shards = shards_new(array, (int)n, event_keep(ready));
     if (shards != NULL) atomic_store(&shards->references, (int)n);
     for (size_t d = 0; d < n; d++) {
       args->output_lists[d][k] = shards == NULL ? NULL
@@ -326,7 +340,7 @@ FUNCTION(LoadedExecutable_Execute, device_complete_events) {
     error = error_from_python();
   } else if (args->device_complete_events != NULL) {
     for (size_t d = 0; d < args->num_devices; d++)
-      args->device_complete_events[d] = event_share(ready);
+      args->device_complete_events[d] = event_hand_out(ready);
   }
   event_release(ready);
   Py_XDECREF(token);
