@@ -70,6 +70,12 @@ def compile_values(client: Any, program: Program, options: bytes) -> Values:
     parsed = _parse_options(options)
     assignment = parsed.device_assignment
     if assignment is None:
+        replicas, partitions = parsed.num_replicas, parsed.num_partitions
+        if not 0 < replicas * partitions <= client.local_device_count():
+            raise ValueError(
+                f"{replicas} replicas x {partitions} partitions on "
+                f"{client.local_device_count()} devices"
+            )
         ids = np.arange(parsed.num_replicas * parsed.num_partitions, dtype=np.int32)
         shape = (parsed.num_replicas, parsed.num_partitions)
         assignment = xla_client.DeviceAssignment.create(ids.reshape(shape))
@@ -80,6 +86,15 @@ def compile_values(client: Any, program: Program, options: bytes) -> Values:
     missing = [id for id, _, _ in places if id not in by_id]
     if missing:
         raise ValueError(f"the program is for device {missing[0]}; there are {len(by_id)} devices")
+    # XLA takes both, and then waits for a part that never runs, or runs two in one place.
+    ids_in_order = [id for id, _, _ in places]
+    if len(places) != parsed.num_replicas * parsed.num_partitions:
+        raise ValueError(
+            f"{parsed.num_replicas} replicas x {parsed.num_partitions} partitions are assigned to "
+            f"{len(places)} devices"
+        )
+    if len(set(ids_in_order)) < len(places):
+        raise ValueError(f"a device has two parts of the program: {ids_in_order}")
     devices = _jax.DeviceList(tuple(by_id[id] for id, _, _ in places))
     executable = callbacks.compile_with_callbacks(client, program, devices, parsed)
     (module,) = executable.hlo_modules()

@@ -143,7 +143,7 @@ static PJRT_Error* check_call(PJRT_LoadedExecutable_Execute_Args* args) {
     return error_new(PJRT_Error_Code_INVALID_ARGUMENT,
                      "%s runs on %zu devices, arguments were given for %zu", name,
                      loaded->num_devices, args->num_devices);
-  if (args->execute_device != NULL &&
+  if (HAS(args, execute_device) && args->execute_device != NULL &&
       (loaded->num_devices != 1 || args->execute_device != loaded->devices[0]))
     return error_new(PJRT_Error_Code_UNIMPLEMENTED,
                      "%s was compiled for other devices than the one it is to run on; compile it "
