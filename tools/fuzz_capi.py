@@ -50,15 +50,23 @@ GROWTH_MB = 24  # what the allocators and XLA may add from 20% of the calls to t
 WARM_UP = 40  # programs that are compiled first; XLA keeps some memory from then on
 HANG_S = 120
 
-# How often, where it is not 1; the others are cheap.
+# How often, where it is not 1; those without a struct are refused at once, and told apart by nothing.
+REFUSED = 0.2
 WEIGHTS = {
-    "Client_Create": 0.02,
-    "Client_Compile": 0.1,
-    "Compile": 0.1,
-    "TopologyDescription_Create": 0.1,
-    "TopologyDescription_Deserialize": 0.1,
-    "Client_BufferFromHostBuffer": 4,
-    "LoadedExecutable_Execute": 4,
+    "Client_Create": 0.05,
+    "Client_Destroy": 0.05,
+    "Client_Compile": 0.5,
+    "Compile": 0.2,
+    "LoadedExecutable_Destroy": 0.15,
+    "LoadedExecutable_Delete": 0.1,
+    "Executable_Destroy": 0.5,
+    "Buffer_Destroy": 0.4,
+    "Buffer_Delete": 0.3,
+    "TopologyDescription_Create": 0.2,
+    "TopologyDescription_Deserialize": 0.2,
+    "TopologyDescription_Destroy": 0.2,
+    "Client_BufferFromHostBuffer": 6,
+    "LoadedExecutable_Execute": 10,
     "Buffer_ToHostBuffer": 2,
     "Event_Create": 2,
 }
@@ -166,7 +174,8 @@ class Fuzzer:
 
     def loop(self, calls: int) -> None:
         names = [name for name in self.functions if name not in fuzz_draws.NEVER]
-        weights = list(itertools.accumulate(WEIGHTS.get(name, 1.0) for name in names))
+        usual = {name: 1.0 if self.structs[name] else REFUSED for name in names}
+        weights = list(itertools.accumulate((usual | WEIGHTS)[name] for name in names))
         memory, start = 0.0, time.perf_counter()
         fuzz_draws.set_up(self)
         for _ in range(WARM_UP):

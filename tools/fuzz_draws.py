@@ -33,6 +33,14 @@ NEVER: set[str] = set()
 VOID = {"Error_Destroy", "Error_Message"}
 ANY_SIZE = VOID | {"Plugin_Initialize"}
 
+# Where a shorter struct will do: its size.
+SHORTEST = {
+    "AsyncTrackingEvent_Destroy": 0,
+    "LoadedExecutable_Execute": 72,
+    "Executable_DeserializeAndLoad": 48,
+    "Error_ForEachPayload": 24,
+}
+
 # Refused, or not there yet: an error is right, and success too.
 UNSURE = {
     "ExecuteContext_Create",
@@ -253,8 +261,8 @@ class Draw:
             self.notes.append(f"struct_size={size}")
             self.fuzzer.view[max(size, 8) :] = self.fuzzer.pattern[max(size, 8) :]
             self.set_size(size)
-            if self.name == "AsyncTrackingEvent_Destroy":
-                self.unsure()
+            if size >= SHORTEST.get(self.name, full):
+                self.must = ""
             elif self.struct and self.name not in ANY_SIZE:
                 self.must = "fail" if size < 24 or self.must == "fail" else ""
             return max(size, 8)
@@ -803,6 +811,7 @@ def execute(d: Draw) -> None:
     loaded = d.handle("executable", "PJRT_LoadedExecutable")
     about = loaded.about if loaded else {"devices": [], "parameters": [], "num_outputs": 1}
     devices, parameters = about["devices"], about["parameters"]
+    d.notes.append(f"program={about.get('program')} on {len(devices)}")
     if about.get("odd"):
         d.unsure()
     if about.get("deleted"):
@@ -864,9 +873,10 @@ def argument(
         return d.rng.choice(fits)
     if pool and not d.one_in(5):
         handle = d.rng.choice(pool)
-        d.notes.append(f"argument {handle.address:#x} {handle.about}"[:80])
-        if handle.about.get("deleted") or handle.about["client"] is not about["client"]:
-            d.bad("deleted or another client's")
+        kind = f"{handle.about['type']}{list(handle.about['dims'])}".replace(" ", "")
+        d.notes.append(f"argument={handle.address:#x}:{kind}")
+        if handle.about.get("deleted") or handle.about["device"] is not device:
+            d.bad("deleted or elsewhere")
         d.unsure()
         return handle
     wrong = Handle("", d.wrong("argument", "PJRT_Buffer"))

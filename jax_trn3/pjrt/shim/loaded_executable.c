@@ -165,9 +165,18 @@ static PJRT_Error* check_call(PJRT_LoadedExecutable_Execute_Args* args) {
                        takes ? "arguments or outputs" : "outputs", d);
     for (size_t k = 0; k < args->num_args; k++) {
       NEED(args->argument_lists[d][k], KIND_BUFFER);
-      if (args->argument_lists[d][k]->client != loaded->client)
+      const PJRT_Buffer *buffer = args->argument_lists[d][k], *first = args->argument_lists[0][k];
+      if (buffer->type != first->type || buffer->rank != first->rank ||
+          memcmp(buffer->dims, first->dims, buffer->rank * sizeof(int64_t)) != 0)
         return error_new(PJRT_Error_Code_INVALID_ARGUMENT,
-                         "%s: argument %zu is a buffer of another client", name, k);
+                         "%s: the shards of argument %zu have different shapes", name, k);
+      const PJRT_Device* device = buffer->memory->device;
+      if (device != loaded->devices[d])  // XLA looks at some arguments only
+        return error_new(PJRT_Error_Code_INVALID_ARGUMENT,
+                         "%s runs on %s%s, but argument %zu is on %s", name,
+                         loaded->devices[d]->description->to_string,
+                         device->client == loaded->client ? "" : " of another client", k,
+                         device->description->to_string);
       if (atomic_load(&args->argument_lists[d][k]->shards) == NULL)
         return buffer_deleted_error(args->argument_lists[d][k], name);
     }
