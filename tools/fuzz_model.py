@@ -138,6 +138,7 @@ class Model:
 
         for kind, (function, _) in DESTROY.items():
             limit = KEPT.get(kind, CAPACITY)
-            if len(self.pools[kind]) > limit and self.rng.random() < 0.5:
+            pool = self.pools[kind]
+            if len(pool) > limit and sum(h.owned > 0 for h in pool) > limit:
                 return function
         return None
