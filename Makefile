@@ -6,7 +6,7 @@ VENV := .venv/$(shell $(PYTHON) -c 'import sys; print("py%d.%d" % sys.version_in
 BIN := $(VENV)/bin
 SHIM := $(wildcard jax_trn3/pjrt/shim/*)
 
-.PHONY: demo test lint bench wheel clean
+.PHONY: demo test lint bench sanitize fuzz wheel clean
 
 demo: export JAX_PLATFORMS := trn3,cpu
 demo: $(VENV)/ready
@@ -23,6 +23,27 @@ lint: $(VENV)/ready
 
 bench: $(VENV)/ready
 	for file in dispatch transfer train_step; do $(BIN)/python benchmarks/$$file.py || exit 1; done
+
+# The tests of the shim with a copy of the package under the address and undefined-behaviour
+# sanitizers; processes that the tests start inherit it all. Leaks are the fuzzer's matter: Python and
+# XLA keep too much until the end. libstdc++ is loaded early for the sanitizer's sake.
+SANITIZE := -fsanitize=address,undefined -fno-sanitize-recover=all
+SANITIZED := LD_PRELOAD="$(shell gcc -print-file-name=libasan.so) $(shell gcc -print-file-name=libstdc++.so)" \
+	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
+	PYTHONPATH=build/sanitize PYTHONSAFEPATH=1
+SANITIZED_CALLS ?= 100000
+
+sanitize: $(VENV)/ready
+	CFLAGS="$(SANITIZE) -fno-omit-frame-pointer" LDFLAGS="$(SANITIZE)" $(BIN)/python setup.py \
+		--quiet build --build-base build/sanitize-objects --build-lib build/sanitize
+	$(SANITIZED) $(BIN)/python -c "from jax_trn3.pjrt import _shim; assert 'sanitize' in _shim.__file__"
+	$(SANITIZED) $(BIN)/python -m pytest tests/pjrt tests/platform $(ARGS)
+	$(SANITIZED) $(BIN)/python tools/fuzz_capi.py --calls $(SANITIZED_CALLS) --growth 400
+
+# A million drawn calls of the C API; another million: make fuzz SEED=1
+SEED ?= 0
+fuzz: $(VENV)/ready
+	$(BIN)/python tools/fuzz_capi.py --calls 1000000 --seed $(SEED)
 
 wheel: $(VENV)/ready
 	$(BIN)/pip wheel --no-deps --wheel-dir dist .

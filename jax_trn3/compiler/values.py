@@ -101,19 +101,34 @@ def _values(
     parsed = _parse_options(options)
     assignment = parsed.device_assignment
     if assignment is None:
+        replicas, partitions = parsed.num_replicas, parsed.num_partitions
+        if not 0 < replicas * partitions <= client.local_device_count():
+            raise ValueError(
+                f"{replicas} replicas x {partitions} partitions on "
+                f"{client.local_device_count()} devices"
+            )
         ids = np.arange(parsed.num_replicas * parsed.num_partitions, dtype=np.int32)
         shape = (parsed.num_replicas, parsed.num_partitions)
         assignment = xla_client.DeviceAssignment.create(ids.reshape(shape))
         parsed.device_assignment = assignment
     serialized = assignment.serialize()
     places = _places(serialized)
-    if outside := [id for id, _, _ in places if not 0 <= id < len(devices)]:
+    ids_in_order = [id for id, _, _ in places]
+    if outside := [id for id in ids_in_order if not 0 <= id < len(devices)]:
         raise ValueError(f"the program is for device {outside[0]}; there are {len(devices)}")
+    # XLA takes both, and then waits for a part that never runs, or runs two in one place.
+    if len(places) != parsed.num_replicas * parsed.num_partitions:
+        raise ValueError(
+            f"{parsed.num_replicas} replicas x {parsed.num_partitions} partitions are assigned to "
+            f"{len(places)} devices"
+        )
+    if len(set(ids_in_order)) < len(places):
+        raise ValueError(f"a device has two parts of the program: {ids_in_order}")
     here = client.process_index()
     attached = [place for place in places if devices[place[0]].process_index == here]
     if not attached:
         raise ValueError(f"none of the program's devices is attached to process {here}")
-    device_list = _jax.DeviceList(tuple(devices[id] for id, _, _ in places))
+    device_list = _jax.DeviceList(tuple(devices[id] for id in ids_in_order))
     inner_options = _with_inner_ids(parsed, places, devices)
     executable = _link(client, native, device_list, inner_options)
     if executable is None:

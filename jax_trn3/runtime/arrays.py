@@ -115,9 +115,21 @@ def from_host(
 
 
 def shard(array: Any, index: int) -> Any:
-    """Shard `index` of an array, as an array on one device."""
-    arrays = array._arrays
-    return array if len(arrays) == 1 else arrays[index]
+    """Shard `index` of an array, as an array on one device.
+
+    Once a shard is donated by itself, jaxlib takes the whole array for deleted and hands out none of
+    the others, although they are still there; so the array remembers them.
+    """
+    parts = array._arrays
+    if parts is None:
+        parts = getattr(array, "_trn3_parts", None)
+        if parts is None:
+            raise ValueError("the array has been deleted or donated")
+    elif len(parts) == 1:
+        return array
+    else:
+        array._trn3_parts = parts
+    return parts[index]
 
 
 def to_numpy(array: Any, index: int) -> np.ndarray:

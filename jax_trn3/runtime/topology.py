@@ -14,6 +14,9 @@ from .processes import Process, devices_of
 # JAX expects "device" to be the default memory, and knows the other two by these names.
 HOST_MEMORIES = (pjrt.MemorySpace("pinned_host"), pjrt.MemorySpace("unpinned_host"))
 
+# Each device is described by an object; a million of them would fill the memory of the host.
+_MOST_DEVICES = 1 << 16
+
 _FORMAT = "trn3-topology-1"  # of serialized topologies
 
 
@@ -52,6 +55,11 @@ class TopologyDescription:
     platform_name = "trn3"
 
     def __init__(self, topology: hardware.Topology, version: str, process: Process | None = None):
+        if topology.num_devices > _MOST_DEVICES:
+            raise ValueError(
+                f"{topology.name} has {topology.num_devices} devices; at most {_MOST_DEVICES} can be "
+                "described to JAX (jax_trn3.hardware.get_topology has no limit)"
+            )
         self.hardware = topology
         self.platform_version = version
         self._process = process

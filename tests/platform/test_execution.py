@@ -190,6 +190,15 @@ def test_donated_argument_that_is_used_twice_is_refused() -> None:
         jax.jit(lambda x, y: x + y, donate_argnums=0)(x, x)
 
 
+def test_shard_that_is_donated_by_itself_leaves_the_others() -> None:
+    mesh = auto((8,), ("d",))
+    x = jax.device_put(np.arange(8.0, dtype=F32), jax.NamedSharding(mesh, jax.P("d")))
+    shards = [shard.data for shard in jax.jit(lambda x: x + 1)(x).addressable_shards]
+    jax.jit(lambda x: x * 2, donate_argnums=0)(shards[0])
+    assert [shard.is_deleted() for shard in shards] == [True] + [False] * 7
+    np.testing.assert_array_equal([shard[0] for shard in shards[1:]], np.arange(2.0, 9.0))
+
+
 def test_sharded_arguments_are_donated() -> None:
     mesh = auto((8,), ("d",))
     x = jax.device_put(np.arange(16.0, dtype=F32), jax.NamedSharding(mesh, jax.P("d")))

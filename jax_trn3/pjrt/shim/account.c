@@ -56,7 +56,7 @@ static const char* readable(int64_t bytes, char* text, size_t size) {
   return text;
 }
 
-static void describe_largest(PJRT_Memory* memory, char* text, size_t size) {
+static void describe_largest(const PJRT_Memory* memory, char* text, size_t size) {
   char shape[256], bytes[32];
   text[0] = 0;
   pthread_mutex_lock(&lists);
@@ -73,7 +73,7 @@ static void describe_largest(PJRT_Memory* memory, char* text, size_t size) {
   pthread_mutex_unlock(&lists);
 }
 
-PJRT_Error* account_check(PJRT_Memory* memory, int64_t bytes, int64_t freed, const char* who) {
+PJRT_Error* account_check(const PJRT_Memory* memory, int64_t bytes, int64_t freed, const char* who) {
   if (memory->bytes_limit == 0) return NULL;
   int64_t used = atomic_load(&memory->bytes_in_use);
   if (bytes - freed <= memory->bytes_limit - used) return NULL;

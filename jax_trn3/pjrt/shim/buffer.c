@@ -53,6 +53,7 @@ PJRT_Event* completion_of(PyObject* arrays, PyObject* extra) {
     PyErr_NoMemory();
     return NULL;
   }
+  handle_set_owned(event, 0);
   if (ready == -1) {  // the arrays exist and carry the error, as if it had come later
     event_set(event, error_from_python());
     return event;
@@ -64,7 +65,7 @@ PJRT_Event* completion_of(PyObject* arrays, PyObject* extra) {
     event_release(event);
     return NULL;
   }
-  wait_then_set(waits, NULL, event_share(event));
+  wait_then_set(waits, NULL, event_keep(event));
   return event;
 }
 
@@ -128,6 +129,58 @@ static PyObject* call_from_host(PJRT_Client_BufferFromHostBuffer_Args* args, PJR
   return array;
 }
 
+// A layout without tiles, given as a permutation of the array's dimensions.
+static bool is_permutation(const PJRT_Buffer_MemoryLayout* layout, size_t rank) {
+  if (!HAS(layout, type) || layout->type != PJRT_Buffer_MemoryLayout_Type_Tiled ||
+      layout->tiled.num_tiles > 0 || layout->tiled.minor_to_major_size != rank ||
+      (layout->tiled.minor_to_major == NULL && rank > 0))
+    return false;
+  for (size_t i = 0; i < rank; i++) {
+    int64_t one = layout->tiled.minor_to_major[i];
+    if (one < 0 || (uint64_t)one >= rank) return false;
+    for (size_t k = 0; k < i; k++)
+      if (layout->tiled.minor_to_major[k] == one) return false;
+  }
+  return true;
+}
+
+// What XLA or numpy would not refuse by themselves, or not without ending the process.
+static PJRT_Error* check_host_array(const PJRT_Client_BufferFromHostBuffer_Args* args,
+                                    const PJRT_Memory* memory) {
+  size_t rank = args->num_dims;
+  if (rank > MAX_RANK || (args->dims == NULL && rank > 0) ||
+      (args->byte_strides == NULL ? args->num_byte_strides > 0 : args->num_byte_strides != rank))
+    return error_new(PJRT_Error_Code_INVALID_ARGUMENT,
+                     "PJRT_Client_BufferFromHostBuffer: %zu dimensions and %zu strides", rank,
+                     args->num_byte_strides);
+  int64_t bytes = bytes_of_shape(args->type, args->dims, rank);
+  if (bytes < 0)
+    return error_new(PJRT_Error_Code_INVALID_ARGUMENT,
+                     "PJRT_Client_BufferFromHostBuffer: negative dimensions, or too many elements");
+  if (args->data == NULL && bytes > 0)
+    return error_new(PJRT_Error_Code_INVALID_ARGUMENT, "PJRT_Client_BufferFromHostBuffer: no data");
+  if (args->host_buffer_semantics < 0 ||
+      args->host_buffer_semantics > PJRT_HostBufferSemantics_kMutableZeroCopy)
+    return error_new(PJRT_Error_Code_INVALID_ARGUMENT, "unknown PJRT_HostBufferSemantics %d",
+                     (int)args->host_buffer_semantics);
+  if (memory->device->client != args->client)
+    return error_new(PJRT_Error_Code_INVALID_ARGUMENT, "%s belongs to another client",
+                     memory->to_string);
+  char shape[256];
+  return account_check(memory, bytes, 0, shape_text(args->type, args->dims, rank, shape,
+                                                    sizeof(shape)));
+}
+
+static PJRT_Error* check_device_layout(const PJRT_Buffer_MemoryLayout* layout, size_t rank) {
+  bool usual = is_permutation(layout, rank);
+  for (size_t i = 0; usual && i < rank; i++)
+    usual = layout->tiled.minor_to_major[i] == (int64_t)(rank - 1 - i);
+  return usual ? NULL
+      : error_new(PJRT_Error_Code_UNIMPLEMENTED,
+                  "host-to-device transfers make row-major arrays; for another layout, transfer "
+                  "first and then change the layout in a jitted function");
+}
+
 // Makes a buffer of a single-device array. Takes the array; NULL with an exception set.
 static PJRT_Buffer* buffer_of_array(PyObject* array, PJRT_Memory* memory, PJRT_Buffer_Type type,
                                     const int64_t* dims, size_t rank, const char* layout) {
@@ -145,27 +198,15 @@ static PJRT_Buffer* buffer_of_array(PyObject* array, PJRT_Memory* memory, PJRT_B
 FUNCTION(Client_BufferFromHostBuffer, buffer) {
   NEED(args->client, KIND_CLIENT);
   PJRT_Memory* memory = args->memory;
-  if (memory == NULL) {
-    NEED(args->device, KIND_DEVICE);
-    memory = args->device->memories[0];
-  }
+  if (memory == NULL || args->device != NULL) NEED(args->device, KIND_DEVICE);
+  if (memory == NULL) memory = args->device->memories[0];
   NEED(memory, KIND_MEMORY);
   if (!memory->device->is_addressable)
     return error_new(PJRT_Error_Code_INVALID_ARGUMENT, "%s belongs to another process",
                      memory->device->description->to_string);
-  PJRT_Buffer_MemoryLayout* layout = args->device_layout;
-  if (layout != NULL && layout->type == PJRT_Buffer_MemoryLayout_Type_Tiled)
-    for (size_t i = 0; i < layout->tiled.minor_to_major_size; i++)
-      if (layout->tiled.minor_to_major[i] != (int64_t)(args->num_dims - 1 - i))
-        return error_new(PJRT_Error_Code_UNIMPLEMENTED,
-                         "host-to-device transfers make row-major arrays; for another layout, "
-                         "transfer first and then change the layout in a jitted function");
-  int64_t bytes = bytes_of_shape(args->type, args->dims, args->num_dims);
-  char shape[256];
-  shape_text(args->type, args->dims, args->num_dims, shape, sizeof(shape));
-  if (bytes < 0)
-    return error_new(PJRT_Error_Code_INVALID_ARGUMENT, "%s is not a shape", shape);
-  PJRT_Error* error = account_check(memory, bytes, 0, shape);
+  PJRT_Error* error = check_host_array(args, memory);
+  if (error == NULL && args->device_layout != NULL)
+    error = check_device_layout(args->device_layout, args->num_dims);
   if (error != NULL) return error;
   PJRT_Event* done = event_new();
   if (done == NULL) return error_no_memory();
@@ -194,11 +235,14 @@ FUNCTION(Client_BufferFromHostBuffer, buffer) {
 static PyObject* array_of(PJRT_Buffer* buffer, PJRT_Event** ready) {
   Shards* shards = atomic_load(&buffer->shards);
   if (shards == NULL) return NULL;
-  if (ready != NULL) *ready = event_share(shards->ready);
+  if (ready != NULL) *ready = event_keep(shards->ready);
   return Py_NewRef(shards->array);
 }
 
 static PJRT_Error* copy_to_memory(PJRT_Buffer* buffer, PJRT_Memory* memory, PJRT_Buffer** out) {
+  if (memory->device->client != buffer->client)
+    return error_new(PJRT_Error_Code_INVALID_ARGUMENT, "%s belongs to another client",
+                     memory->to_string);
   if (!memory->device->is_addressable)
     return error_new(PJRT_Error_Code_INVALID_ARGUMENT, "%s belongs to another process",
                      memory->device->description->to_string);
@@ -250,8 +294,7 @@ static size_t host_bytes(const PJRT_Buffer* buffer) {
 static PJRT_Error* host_layout(const PJRT_Buffer* buffer, const PJRT_Buffer_MemoryLayout* layout,
                                HostCopy* copy) {
   if (layout == NULL || buffer->rank == 0) return NULL;
-  if (layout->type != PJRT_Buffer_MemoryLayout_Type_Tiled || layout->tiled.num_tiles > 0 ||
-      layout->tiled.minor_to_major_size != buffer->rank)
+  if (!is_permutation(layout, buffer->rank))
     return error_new(PJRT_Error_Code_UNIMPLEMENTED,
                      "PJRT_Buffer_ToHostBuffer: only dense layouts without tiles, given as "
                      "minor_to_major of the array's rank (%zu)", buffer->rank);
@@ -299,7 +342,7 @@ FUNCTION(Buffer_ToHostBuffer, event) {
     args->event = event_new();
     if (waits != NULL && args->event != NULL) {
       PyList_SetItem(waits, 0, Py_NewRef(copy->array));
-      wait_then_set(waits, copy, event_share(args->event));
+      wait_then_set(waits, copy, event_keep(args->event));
       copy = NULL;
     } else {
       error = error_no_memory();
@@ -323,7 +366,7 @@ void buffer_free(PJRT_Buffer* buffer) {
 }
 
 FUNCTION(Buffer_Destroy, buffer) {
-  NEED(args->buffer, KIND_BUFFER);
+  TAKE_BACK(args->buffer, KIND_BUFFER);
   buffer_free(args->buffer);
   return NULL;
 }
@@ -403,7 +446,7 @@ FUNCTION(Buffer_ReadyEvent, event) {
   NEED(args->buffer, KIND_BUFFER);
   pthread_mutex_lock(&reading);
   Shards* shards = atomic_load(&args->buffer->shards);
-  args->event = shards == NULL ? NULL : event_share(shards->ready);
+  args->event = shards == NULL ? NULL : event_hand_out(shards->ready);
   pthread_mutex_unlock(&reading);
   if (args->event != NULL) return NULL;
   args->event = event_new();

@@ -33,6 +33,7 @@ static PJRT_Client* client_new(PyObject* object) {
   client->flight_limit = PyErr_Occurred() ? 0 : (int)attribute_int(object, "flight_limit");
   PyObject* topology = PyErr_Occurred() ? NULL : PyObject_GetAttrString(object, "topology");
   if (topology != NULL) client->topology = topology_new(topology);
+  if (client->topology != NULL) handle_set_owned(client->topology, LENT);
   Py_XDECREF(topology);
   if (client->topology == NULL || !devices_new(client)) {
     client_release(client);
@@ -57,7 +58,7 @@ FUNCTION(Client_Create, client) {
 }
 
 FUNCTION(Client_Destroy, client) {
-  NEED(args->client, KIND_CLIENT);
+  TAKE_BACK(args->client, KIND_CLIENT);
   client_release(args->client);
   return NULL;
 }
@@ -138,10 +139,10 @@ FUNCTION(Client_DefaultDeviceAssignment, default_assignment) {
                      "cannot assign %d replicas x %d partitions to %zu devices", replicas,
                      partitions, have);
   size_t n = (size_t)replicas * (size_t)partitions;
-  if (args->default_assignment_size < n)
+  if (args->default_assignment == NULL || args->default_assignment_size < n)
     return error_new(PJRT_Error_Code_INVALID_ARGUMENT,
                      "the assignment has room for %zu devices, %zu are needed",
-                     args->default_assignment_size, n);
+                     args->default_assignment == NULL ? 0 : args->default_assignment_size, n);
   for (size_t i = 0; i < n; i++)
     args->default_assignment[i] = args->client->addressable_devices[i]->description->id;
   return NULL;
@@ -156,12 +157,10 @@ HIDDEN PJRT_Error* PJRT_Client_UpdateGlobalProcessInfo(PJRT_Args* args) {
 
 // ---- Programs --------------------------------------------------------------------------------
 
-static PyObject* bytes_of(const char* data, size_t size) {
-  return PyBytes_FromStringAndSize(data == NULL ? "" : data, data == NULL ? 0 : (Py_ssize_t)size);
-}
-
 static PJRT_Error* check_program(const PJRT_Program* program, const char* function) {
-  if (program != NULL && program->code != NULL && program->format != NULL) return NULL;
+  if (program != NULL && HAS(program, format_size) && program->code != NULL &&
+      program->format != NULL)
+    return NULL;
   return error_new(PJRT_Error_Code_INVALID_ARGUMENT, "%s: no program", function);
 }
 
@@ -175,7 +174,7 @@ FUNCTION(Client_Compile, executable) {
   if (error != NULL) return error;
   PyObject* object = PyObject_CallMethod(
       args->client->object, "compile", "NNN", bytes_of(program->code, program->code_size),
-      PyUnicode_FromStringAndSize(program->format, (Py_ssize_t)program->format_size),
+      string_of(program->format, program->format_size),
       bytes_of(args->compile_options, args->compile_options_size));
   args->executable = object == NULL ? NULL : loaded_executable_new(args->client, object);
   if (args->executable == NULL) error = error_from_python();
@@ -196,7 +195,7 @@ FUNCTION(Compile, executable) {
   PyObject* object = owner == NULL ? NULL : PyObject_CallMethod(
       owner, "compile", "ONNN", args->topology->object,
       bytes_of(program->code, program->code_size),
-      PyUnicode_FromStringAndSize(program->format, (Py_ssize_t)program->format_size),
+      string_of(program->format, program->format_size),
       bytes_of(args->compile_options, args->compile_options_size));
   args->executable = object == NULL ? NULL : executable_new(object);
   if (args->executable == NULL) error = error_from_python();

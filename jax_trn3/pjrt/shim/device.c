@@ -17,7 +17,7 @@ static PJRT_Memory* memory_new(PJRT_Device* device, size_t index, PyObject* obje
     PyErr_NoMemory();
     return NULL;
   }
-  const PJRT_MemoryDescription* kind = &device->description->memory_kinds[index];
+  const PJRT_MemoryDescription* kind = device->description->memory_kinds[index];
   memory->device = device;
   memory->id = device->description->id * (int)device->description->num_memories + (int)index;
   memory->kind_id = kind->kind_id;
@@ -149,9 +149,9 @@ FUNCTION(Device_MemoryStats, bytes_limit_is_set) {
   NEED(args->device, KIND_DEVICE);
   PJRT_Memory* memory = args->device->memories[0];
   char* stats = (char*)&args->bytes_in_use;  // all that a shorter, older struct has room for
-  memset(stats, 0, args->struct_size < sizeof(*args)
-             ? args->struct_size - offsetof(__typeof__(*args), bytes_in_use)
-             : sizeof(*args) - offsetof(__typeof__(*args), bytes_in_use));
+  const size_t begin = offsetof(__typeof__(*args), bytes_in_use);
+  const size_t end = offsetof(__typeof__(*args), peak_pool_bytes_is_set) + sizeof(bool);
+  memset(stats, 0, (args->struct_size < end ? args->struct_size : end) - begin);
   args->bytes_in_use = atomic_load(&memory->bytes_in_use);
   args->peak_bytes_in_use = atomic_load(&memory->peak_bytes_in_use);
   args->peak_bytes_in_use_is_set = true;

@@ -8,20 +8,26 @@ struct PJRT_Error {
   Handle head;
   PJRT_Error_Code code;
   size_t size;
-  char message[];
+  char* message;  // apart, because it may be long, and destroyed handles are kept a while
 };
 
-static struct { Handle head; PJRT_Error_Code code; size_t size; char message[32]; } no_memory = {
-    {NULL, KIND_ERROR, 1}, PJRT_Error_Code_RESOURCE_EXHAUSTED, 23, "out of memory (on host)"};
+static PJRT_Error no_memory = {{NULL, KIND_ERROR, 1, LENT}, PJRT_Error_Code_RESOURCE_EXHAUSTED, 23,
+                               "out of memory (on host)"};
 
-PJRT_Error* error_no_memory(void) { return (PJRT_Error*)&no_memory; }
+PJRT_Error* error_no_memory(void) { return &no_memory; }
 
 PJRT_Error* error_of(PJRT_Error_Code code, const char* message, size_t size) {
-  PJRT_Error* error = handle_new(KIND_ERROR, sizeof(PJRT_Error) + size + 1);
-  if (error == NULL) return error_no_memory();
+  char* copy = malloc(size + 1);
+  PJRT_Error* error = copy == NULL ? NULL : handle_new(KIND_ERROR, sizeof(PJRT_Error));
+  if (error == NULL) {
+    free(copy);
+    return error_no_memory();
+  }
+  if (size > 0) memcpy(copy, message, size);
+  copy[size] = 0;
   error->code = code;
   error->size = size;
-  memcpy(error->message, message, size);
+  error->message = copy;
   return error;
 }
 
@@ -37,10 +43,16 @@ PJRT_Error* error_new(PJRT_Error_Code code, const char* format, ...) {
 }
 
 PJRT_Error_Code error_code(const PJRT_Error* error) { return error->code; }
-const char* error_message(const PJRT_Error* error) { return error->message; }
+
+const char* error_message(const PJRT_Error* error, size_t* size) {
+  *size = error->size;
+  return error->message;
+}
 
 void error_free(PJRT_Error* error) {
-  if (error != NULL && error != error_no_memory()) handle_free(error);
+  if (error == NULL || error == error_no_memory()) return;
+  free(error->message);
+  handle_free(error);
 }
 
 // For when status_of() itself failed: what it was asked about, and why it failed.
@@ -97,13 +109,17 @@ PJRT_Error* error_from_python(void) {
 
 // These two return nothing, so there is nobody to tell of a bad argument.
 HIDDEN void PJRT_Error_Destroy(PJRT_Args* raw) {
-  error_free(((PJRT_Error_Destroy_Args*)raw)->error);
+  PJRT_Error_Destroy_Args* args = (PJRT_Error_Destroy_Args*)raw;
+  if (args == NULL || !HAS(args, error) || !handle_is(args->error, KIND_ERROR)) return;
+  if (args->error == error_no_memory() || handle_take_back(args->error)) error_free(args->error);
 }
 
 HIDDEN void PJRT_Error_Message(PJRT_Args* raw) {
   PJRT_Error_Message_Args* args = (PJRT_Error_Message_Args*)raw;
-  args->message = args->error->message;
-  args->message_size = args->error->size;
+  if (args == NULL || !HAS(args, message_size)) return;
+  bool good = handle_is(args->error, KIND_ERROR);
+  args->message = good ? args->error->message : "PJRT_Error_Message: not a PJRT_Error";
+  args->message_size = good ? args->error->size : strlen(args->message);
 }
 
 FUNCTION(Error_GetCode, code) {

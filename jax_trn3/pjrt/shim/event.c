@@ -17,7 +17,7 @@ struct PJRT_Event {
 };
 
 static PJRT_Event always_ready = {
-    .head = {NULL, KIND_EVENT, 1}, .mutex = PTHREAD_MUTEX_INITIALIZER,
+    .head = {NULL, KIND_EVENT, 1, LENT}, .mutex = PTHREAD_MUTEX_INITIALIZER,
     .changed = PTHREAD_COND_INITIALIZER, .done = true};
 
 PJRT_Event* event_ready(void) { return &always_ready; }
@@ -30,8 +30,13 @@ PJRT_Event* event_new(void) {
   return event;
 }
 
-PJRT_Event* event_share(PJRT_Event* event) {
+PJRT_Event* event_keep(PJRT_Event* event) {
   if (event != &always_ready) atomic_fetch_add(&event->head.references, 1);
+  return event;
+}
+
+PJRT_Event* event_hand_out(PJRT_Event* event) {
+  if (event != &always_ready) handle_hand_out(event);
   return event;
 }
 
@@ -52,7 +57,9 @@ bool event_is_done(PJRT_Event* event) { return atomic_load(&event->done); }
 
 static PJRT_Error* copy_of(const PJRT_Error* error) {
   if (error == NULL) return NULL;
-  return error_of(error_code(error), error_message(error), strlen(error_message(error)));
+  size_t size = 0;
+  const char* message = error_message(error, &size);
+  return error_of(error_code(error), message, size);
 }
 
 PJRT_Error* event_error(PJRT_Event* event) {
@@ -95,7 +102,8 @@ PJRT_Error* event_wait(PJRT_Event* event) {
 }
 
 FUNCTION(Event_Destroy, event) {
-  NEED(args->event, KIND_EVENT);
+  if (args->event == &always_ready) return NULL;
+  TAKE_BACK(args->event, KIND_EVENT);
   event_release(args->event);
   return NULL;
 }
@@ -121,6 +129,8 @@ FUNCTION(Event_Await, event) {
 
 FUNCTION(Event_OnReady, user_arg) {
   NEED(args->event, KIND_EVENT);
+  if (args->callback == NULL)
+    return error_new(PJRT_Error_Code_INVALID_ARGUMENT, "PJRT_Event_OnReady: no callback");
   PJRT_Event* event = args->event;
   if (!event_is_done(event)) {
     Callback* callback = malloc(sizeof(Callback));
@@ -148,8 +158,18 @@ FUNCTION(Event_Set, error_message_size) {
   NEED(args->event, KIND_EVENT);
   if (event_is_done(args->event))
     return error_new(PJRT_Error_Code_FAILED_PRECONDITION, "PJRT_Event_Set: the event is set already");
-  event_set(args->event, args->error_code == PJRT_Error_Code_OK
-                ? NULL
-                : error_of(args->error_code, args->error_message, args->error_message_size));
+  PJRT_Error* error = NULL;
+  if (args->error_code != PJRT_Error_Code_OK) {
+    if (args->error_code < 0 || args->error_code > PJRT_Error_Code_UNAUTHENTICATED ||
+        (args->error_message == NULL && args->error_message_size > 0))
+      return error_new(PJRT_Error_Code_INVALID_ARGUMENT,
+                       "PJRT_Event_Set: expected a code from 0 to %d and its message, got %d%s",
+                       PJRT_Error_Code_UNAUTHENTICATED, (int)args->error_code,
+                       args->error_message == NULL ? " and NULL" : "");
+    error = error_of(args->error_code, args->error_message, args->error_message_size);
+  }
+  PJRT_Event* event = event_keep(args->event);  // a callback may destroy it
+  event_set(event, error);
+  event_release(event);
   return NULL;
 }

@@ -171,7 +171,7 @@ void executable_release(PJRT_Executable* executable) {
 // ---- Answered from the metadata --------------------------------------------------------------
 
 FUNCTION(Executable_Destroy, executable) {
-  NEED(args->executable, KIND_EXECUTABLE);
+  TAKE_BACK(args->executable, KIND_EXECUTABLE);
   executable_release(args->executable);
   return NULL;
 }
@@ -353,8 +353,9 @@ FUNCTION(Executable_OptimizedProgram, program) {
   NEED(args->executable, KIND_EXECUTABLE);
   PJRT_Executable* executable = args->executable;
   PJRT_Program* program = args->program;
-  if (program == NULL)
-    return error_new(PJRT_Error_Code_INVALID_ARGUMENT, "PJRT_Executable_OptimizedProgram: NULL");
+  if (program == NULL || !HAS(program, format_size))
+    return error_new(PJRT_Error_Code_INVALID_ARGUMENT,
+                     "PJRT_Executable_OptimizedProgram: no PJRT_Program");
   pthread_mutex_lock(&executable->lazy);
   PJRT_Error* error = executable->program == NULL ? read_program(executable) : NULL;
   pthread_mutex_unlock(&executable->lazy);

@@ -19,7 +19,7 @@ static PJRT_Layouts_MemoryLayout* layout_new(char* text, size_t size) {  // take
 }
 
 FUNCTION(Layouts_MemoryLayout_Destroy, layout) {
-  NEED(args->layout, KIND_LAYOUT);
+  TAKE_BACK(args->layout, KIND_LAYOUT);
   free(args->layout->text);
   handle_free(args->layout);
   return NULL;
@@ -38,6 +38,8 @@ FUNCTION(Layouts_MemoryLayout_Serialize, serialized_layout_deleter) {
 
 static PJRT_Error* dense(size_t rank, PJRT_Layouts_MemoryLayout** out) {
   size_t size = 0;
+  if (rank > MAX_RANK)
+    return error_new(PJRT_Error_Code_INVALID_ARGUMENT, "an array of %zu dimensions", rank);
   char* text = dense_layout(NULL, rank, &size);
   *out = layout_new(text, size);
   return *out == NULL ? error_no_memory() : NULL;
@@ -70,6 +72,7 @@ PJRT_Layouts_MemoryLayout** layouts_new(const char** texts, const size_t* sizes,
       layouts_free(list, i);
       return NULL;
     }
+    handle_set_owned(list[i], LENT);
   }
   return list;
 }

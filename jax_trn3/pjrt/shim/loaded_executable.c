@@ -59,6 +59,7 @@ PJRT_LoadedExecutable* loaded_executable_new(PJRT_Client* client, PyObject* obje
   atomic_fetch_add(&client->head.references, 1);
   PyObject* executable = PyObject_GetAttrString(object, "executable");
   loaded->executable = executable == NULL ? NULL : executable_new(executable);
+  if (loaded->executable != NULL) handle_set_owned(loaded->executable, 0);
   bool ok = loaded->executable != NULL && read_launch(loaded, object) && read_devices(loaded, object);
   Py_DECREF(object);
   size_t outputs = ok ? loaded->executable->num_outputs : 0;
@@ -81,7 +82,7 @@ PJRT_LoadedExecutable* loaded_executable_new(PJRT_Client* client, PyObject* obje
 }
 
 FUNCTION(LoadedExecutable_Destroy, executable) {
-  NEED(args->executable, KIND_LOADED_EXECUTABLE);
+  TAKE_BACK(args->executable, KIND_LOADED_EXECUTABLE);
   loaded_executable_free(args->executable);
   return NULL;
 }
@@ -89,7 +90,7 @@ FUNCTION(LoadedExecutable_Destroy, executable) {
 FUNCTION(LoadedExecutable_GetExecutable, executable) {
   NEED(args->loaded_executable, KIND_LOADED_EXECUTABLE);
   args->executable = args->loaded_executable->executable;
-  atomic_fetch_add(&args->executable->head.references, 1);
+  handle_hand_out(args->executable);
   return NULL;
 }
 
@@ -151,18 +152,40 @@ static PJRT_Error* check_call(PJRT_LoadedExecutable_Execute_Args* args) {
     return error_new(PJRT_Error_Code_INVALID_ARGUMENT,
                      "%s runs on %zu devices, arguments were given for %zu", name,
                      loaded->num_devices, args->num_devices);
-  if (args->execute_device != NULL &&
+  if (HAS(args, execute_device) && args->execute_device != NULL &&
       (loaded->num_devices != 1 || args->execute_device != loaded->devices[0]))
     return error_new(PJRT_Error_Code_UNIMPLEMENTED,
                      "%s was compiled for other devices than the one it is to run on; compile it "
                      "for that device", name);
-  if (args->options != NULL && (args->options->num_send_ops > 0 || args->options->num_recv_ops > 0))
+  const PJRT_ExecuteOptions* options = args->options;
+  if (options != NULL && (!HAS(options, num_non_donatable_input_indices) ||
+                          (options->non_donatable_input_indices == NULL &&
+                           options->num_non_donatable_input_indices > 0)))
+    return error_new(PJRT_Error_Code_INVALID_ARGUMENT, "%s: malformed PJRT_ExecuteOptions", name);
+  if (options != NULL && (options->num_send_ops > 0 || options->num_recv_ops > 0))
     return error_new(PJRT_Error_Code_UNIMPLEMENTED,
                      "send and receive callbacks are not supported; host callbacks of jax "
                      "(pure_callback, io_callback, debug.print) are, and need none");
+  bool takes = args->num_args > 0, gives = loaded->executable->num_outputs > 0;
   for (size_t d = 0; d < args->num_devices; d++) {
+    if ((takes && (args->argument_lists == NULL || args->argument_lists[d] == NULL)) ||
+        (gives && (args->output_lists == NULL || args->output_lists[d] == NULL)))
+      return error_new(PJRT_Error_Code_INVALID_ARGUMENT, "%s: no list of %s for device %zu", name,
+                       takes ? "arguments or outputs" : "outputs", d);
     for (size_t k = 0; k < args->num_args; k++) {
       NEED(args->argument_lists[d][k], KIND_BUFFER);
+      const PJRT_Buffer *buffer = args->argument_lists[d][k], *first = args->argument_lists[0][k];
+      if (buffer->type != first->type || buffer->rank != first->rank ||
+          memcmp(buffer->dims, first->dims, buffer->rank * sizeof(int64_t)) != 0)
+        return error_new(PJRT_Error_Code_INVALID_ARGUMENT,
+                         "%s: the shards of argument %zu have different shapes", name, k);
+      const PJRT_Device* device = buffer->memory->device;
+      if (device != loaded->devices[d])  // XLA looks at some arguments only
+        return error_new(PJRT_Error_Code_INVALID_ARGUMENT,
+                         "%s runs on %s%s, but argument %zu is on %s", name,
+                         loaded->devices[d]->description->to_string,
+                         device->client == loaded->client ? "" : " of another client", k,
+                         device->description->to_string);
       if (atomic_load(&args->argument_lists[d][k]->shards) == NULL)
         return buffer_deleted_error(args->argument_lists[d][k], name);
     }
@@ -300,7 +323,7 @@ static bool make_outputs(PJRT_LoadedExecutable_Execute_Args* args, PyObject* arr
   bool complete = true;
   for (size_t k = 0; k < outputs; k++) {
     PyObject* array = Py_NewRef(PyList_GetItem(arrays, (Py_ssize_t)k));
-    Shards* shards = shards_new(array, (int)n, event_share(ready));
+    Shards* shards = shards_new(array, (int)n, event_keep(ready));
     if (shards != NULL) atomic_store(&shards->references, (int)n);
     for (size_t d = 0; d < n; d++) {
       args->output_lists[d][k] = shards == NULL ? NULL
@@ -355,7 +378,7 @@ FUNCTION(LoadedExecutable_Execute, device_complete_events) {
     error = error_from_python();
   } else if (args->device_complete_events != NULL) {
     for (size_t d = 0; d < args->num_devices; d++)
-      args->device_complete_events[d] = event_share(ready);
+      args->device_complete_events[d] = event_hand_out(ready);
   }
   event_release(ready);
   Py_XDECREF(token);

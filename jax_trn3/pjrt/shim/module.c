@@ -121,11 +121,19 @@ static PyObject* module_close(PyObject* self, PyObject* unused) {
   Py_RETURN_NONE;
 }
 
+static PyObject* module_live_handles(PyObject* self, PyObject* unused) {
+  (void)self;
+  (void)unused;
+  return PyLong_FromLong(live_handles());
+}
+
 static PyMethodDef methods[] = {
     {"set_platform", module_set_platform, METH_O,
      "set_platform(platform): the jax_trn3.pjrt.api.Platform that the C API is answered from."},
     {"close", module_close, METH_NOARGS,
      "close(): waits for work in flight and takes no more from other threads. For atexit."},
+    {"live_handles", module_live_handles, METH_NOARGS,
+     "live_handles(): how many handles of the C API there are, to find leaks."},
     {NULL, NULL, 0, NULL}};
 
 static struct PyModuleDef definition = {

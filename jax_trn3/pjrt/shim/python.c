@@ -168,6 +168,23 @@ PyObject* int64_tuple(const int64_t* values, size_t n) {
   return tuple;
 }
 
+static bool is_memory(const char* data, size_t size) {
+  if (size <= PY_SSIZE_T_MAX && (data != NULL || size == 0)) return true;
+  PyErr_Format(PyExc_ValueError, "a string of %zu bytes at %s", size,
+               data == NULL ? "NULL" : "an address");
+  return false;
+}
+
+PyObject* bytes_of(const char* data, size_t size) {
+  if (!is_memory(data, size)) return NULL;
+  return PyBytes_FromStringAndSize(size == 0 ? "" : data, (Py_ssize_t)size);
+}
+
+PyObject* string_of(const char* data, size_t size) {
+  if (!is_memory(data, size)) return NULL;
+  return PyUnicode_FromStringAndSize(size == 0 ? "" : data, (Py_ssize_t)size);
+}
+
 char* copy_string(PyObject* text, size_t* size) {
   const char* data;
   Py_ssize_t length;
@@ -261,23 +278,26 @@ void named_values_free(PJRT_NamedValue* values, size_t n) {
 }
 
 PyObject* options_dict(const PJRT_NamedValue* values, size_t n) {
+  if (n > 0 && (values == NULL || !HAS(values, value_size)))
+    return PyErr_Format(PyExc_ValueError, "%zu options, but no array of PJRT_NamedValue", n);
   PyObject* dict = PyDict_New();
   for (size_t i = 0; dict != NULL && i < n; i++) {
     const PJRT_NamedValue* option = &values[i];
     PyObject* value = NULL;
     switch (option->type) {
       case PJRT_NamedValue_kString:
-        value = PyUnicode_FromStringAndSize(option->string_value, (Py_ssize_t)option->value_size);
+        value = string_of(option->string_value, option->value_size);
         break;
       case PJRT_NamedValue_kInt64: value = PyLong_FromLongLong(option->int64_value); break;
       case PJRT_NamedValue_kInt64List:
-        value = int64_tuple(option->int64_array_value, option->value_size);
+        if (is_memory((const char*)option->int64_array_value, option->value_size))
+          value = int64_tuple(option->int64_array_value, option->value_size);
         break;
       case PJRT_NamedValue_kFloat: value = PyFloat_FromDouble(option->float_value); break;
       case PJRT_NamedValue_kBool: value = PyBool_FromLong(option->bool_value); break;
       default: PyErr_Format(PyExc_ValueError, "option %zu has an unknown type", i);
     }
-    PyObject* key = PyUnicode_FromStringAndSize(option->name, (Py_ssize_t)option->name_size);
+    PyObject* key = value == NULL ? NULL : string_of(option->name, option->name_size);
     if (key == NULL || value == NULL || PyDict_SetItem(dict, key, value) != 0) Py_CLEAR(dict);
     Py_XDECREF(key);
     Py_XDECREF(value);
@@ -352,6 +372,6 @@ PyObject* host_memory_new(const void* data, PJRT_Event* done) {
   if (memory == NULL) return NULL;
   memory->data = data;
   memory->before = memory->after = 0;
-  memory->done = event_share(done);
+  memory->done = event_keep(done);
   return (PyObject*)memory;
 }

@@ -37,6 +37,7 @@ typedef enum {
   KIND_DEVICE,
   KIND_MEMORY,
   KIND_DESCRIPTION,
+  KIND_MEMORY_DESCRIPTION,
   KIND_TOPOLOGY,
   KIND_BUFFER,
   KIND_EXECUTABLE,
@@ -47,19 +48,40 @@ typedef enum {
 typedef struct {
   const void* function_table;  // always NULL
   Kind kind;
-  atomic_int references;
+  atomic_int references;  // the shim's and the framework's
+  atomic_int owned;       // those of the framework's, each of which it destroys; or LENT
 } Handle;
 
-HIDDEN void* handle_new(Kind kind, size_t size);  // zeroed, one reference; aborts never, may be NULL
-HIDDEN bool handle_release(void* handle);         // true when this was the last reference
+enum { LENT = -1 };  // part of another handle, with which it ends; not to be destroyed by itself
+
+// Zeroed, with one reference, the framework's (devices and the like: LENT). NULL if memory is short.
+HIDDEN void* handle_new(Kind kind, size_t size);
+HIDDEN bool handle_release(void* handle);   // true when this was the last reference
 HIDDEN void handle_free(void* handle);
+HIDDEN void handle_hand_out(void* handle);  // one more reference, the framework's
+// Makes a reference of the framework's ours, to be released; false if it has none.
+HIDDEN bool handle_take_back(void* handle);
+HIDDEN void handle_set_owned(void* handle, int owned);  // of a new one: 0 if it is ours, or LENT
+HIDDEN int live_handles(void);
 HIDDEN PJRT_Error* handle_error(const void* handle, Kind wanted, const char* function);
 
+static inline bool handle_is(const void* handle, Kind wanted) {
+  const Handle* head = (const Handle*)handle;
+  return head != NULL && head->kind == wanted &&
+         atomic_load_explicit(&head->owned, memory_order_relaxed) != 0;
+}
+
 // Returns INVALID_ARGUMENT from the calling function unless `handle` is a live handle of `wanted`.
-#define NEED(handle, wanted)                                             \
-  do {                                                                   \
-    if ((handle) == NULL || ((const Handle*)(handle))->kind != (wanted)) \
-      return handle_error((handle), (wanted), __func__);                 \
+#define NEED(handle, wanted)                                                            \
+  do {                                                                                  \
+    if (!handle_is((handle), (wanted))) return handle_error((handle), (wanted), __func__); \
+  } while (0)
+
+// The same for what is to be destroyed.
+#define TAKE_BACK(handle, wanted)                                                        \
+  do {                                                                                   \
+    if (!handle_is((handle), (wanted)) || !handle_take_back(handle))                     \
+      return handle_error((handle), (wanted), __func__);                                 \
   } while (0)
 
 // Defines the API function PJRT_<name>. The caller's struct must reach at least to field `upto`:
@@ -77,6 +99,9 @@ HIDDEN PJRT_Error* handle_error(const void* handle, Kind wanted, const char* fun
   }                                                                                               \
   static PJRT_Error* name(PJRT_##name##_Args* args)
 
+// The most dimensions of an array; numpy's own limit is lower, and its own to enforce.
+enum { MAX_RANK = 65536 };
+
 // True if the caller's struct is long enough to hold `field`.
 #define HAS(args, field) \
   ((args)->struct_size >= offsetof(__typeof__(*(args)), field) + sizeof((args)->field))
@@ -89,7 +114,7 @@ HIDDEN PJRT_Error* error_of(PJRT_Error_Code code, const char* message, size_t si
 HIDDEN PJRT_Error* error_no_memory(void);    // a static one: needs no memory itself
 HIDDEN PJRT_Error* error_from_python(void);  // takes the exception that is set; GIL held
 HIDDEN PJRT_Error_Code error_code(const PJRT_Error* error);
-HIDDEN const char* error_message(const PJRT_Error* error);
+HIDDEN const char* error_message(const PJRT_Error* error, size_t* size);
 HIDDEN void error_free(PJRT_Error* error);
 
 // ---- Python (python.c) -----------------------------------------------------------------------
@@ -121,6 +146,9 @@ typedef enum {
 HIDDEN PyObject* call_method(PyObject* object, MethodName name);  // without arguments
 HIDDEN PyObject* call_method_with(PyObject* object, MethodName name, PyObject* argument);
 HIDDEN PyObject* int64_tuple(const int64_t* values, size_t n);
+// Of what the framework hands over; ValueError for what cannot be memory.
+HIDDEN PyObject* bytes_of(const char* data, size_t size);
+HIDDEN PyObject* string_of(const char* data, size_t size);
 HIDDEN char* copy_string(PyObject* text, size_t* size);  // of a str or bytes; NULL + exception
 HIDDEN char* attribute_string(PyObject* object, const char* name, size_t* size);
 HIDDEN long long attribute_int(PyObject* object, const char* name);  // -1 + exception
@@ -133,9 +161,10 @@ HIDDEN PyObject* host_memory_new(const void* data, PJRT_Event* done);
 
 // ---- Events (event.c) ------------------------------------------------------------------------
 
-HIDDEN PJRT_Event* event_new(void);
+HIDDEN PJRT_Event* event_new(void);    // the reference is the framework's
 HIDDEN PJRT_Event* event_ready(void);  // the one that is always ready; not counted
-HIDDEN PJRT_Event* event_share(PJRT_Event* event);
+HIDDEN PJRT_Event* event_keep(PJRT_Event* event);      // one more reference, the shim's
+HIDDEN PJRT_Event* event_hand_out(PJRT_Event* event);  // or the framework's
 HIDDEN void event_release(PJRT_Event* event);
 HIDDEN bool event_is_done(PJRT_Event* event);
 HIDDEN void event_set(PJRT_Event* event, PJRT_Error* error);  // takes the error
@@ -164,7 +193,7 @@ HIDDEN void wait_for_all(void);                    // GIL held, released inside
 
 // ---- Devices, memories, topologies (device.c, topology.c) ------------------------------------
 
-struct PJRT_MemoryDescription { char* kind; size_t kind_size; int kind_id; };
+struct PJRT_MemoryDescription { Handle head; char* kind; size_t kind_size; int kind_id; };
 
 struct PJRT_DeviceDescription {
   Handle head;
@@ -174,8 +203,7 @@ struct PJRT_DeviceDescription {
   PJRT_NamedValue* attributes;
   size_t num_attributes;
   size_t num_memories;
-  PJRT_MemoryDescription* memory_kinds;
-  const PJRT_MemoryDescription** memory_kind_pointers;
+  PJRT_MemoryDescription** memory_kinds;
 };
 
 struct PJRT_TopologyDescription {
@@ -241,7 +269,7 @@ HIDDEN void account_close(struct PJRT_Buffer* buffer);  // and its end
 HIDDEN void account_peak(PJRT_Memory* memory, int64_t temporaries);  // while a program runs
 // NULL if `bytes` more fit into a memory, of which `freed` come back at the same time; otherwise
 // RESOURCE_EXHAUSTED, with who wants them and what is largest.
-HIDDEN PJRT_Error* account_check(PJRT_Memory* memory, int64_t bytes, int64_t freed,
+HIDDEN PJRT_Error* account_check(const PJRT_Memory* memory, int64_t bytes, int64_t freed,
                                  const char* who);
 
 // ---- Shapes (shape.c) ------------------------------------------------------------------------

@@ -13,10 +13,13 @@ static void description_free(PJRT_DeviceDescription* description) {
   free(description->debug_string);
   free(description->to_string);
   named_values_free(description->attributes, description->num_attributes);
-  for (size_t i = 0; description->memory_kinds != NULL && i < description->num_memories; i++)
-    free(description->memory_kinds[i].kind);
+  for (size_t i = 0; description->memory_kinds != NULL && i < description->num_memories; i++) {
+    PJRT_MemoryDescription* memory = description->memory_kinds[i];
+    if (memory == NULL) continue;
+    free(memory->kind);
+    handle_free(memory);
+  }
   free(description->memory_kinds);
-  free(description->memory_kind_pointers);
   handle_free(description);
 }
 
@@ -25,14 +28,18 @@ static bool read_memory_kinds(PJRT_DeviceDescription* description, PyObject* obj
   Py_ssize_t n = memories == NULL ? -1 : PyTuple_Size(memories);
   if (n > 0) {
     description->num_memories = (size_t)n;
-    description->memory_kinds = calloc((size_t)n, sizeof(PJRT_MemoryDescription));
-    description->memory_kind_pointers = calloc((size_t)n, sizeof(void*));
+    description->memory_kinds = calloc((size_t)n, sizeof(void*));
     for (Py_ssize_t i = 0; i < n; i++) {
-      PJRT_MemoryDescription* memory = &description->memory_kinds[i];
+      PJRT_MemoryDescription* memory = handle_new(KIND_MEMORY_DESCRIPTION, sizeof(*memory));
+      if (memory == NULL || description->memory_kinds == NULL) {
+        if (memory != NULL) handle_free(memory);
+        PyErr_NoMemory();
+        break;
+      }
+      description->memory_kinds[i] = memory;
       memory->kind = attribute_string(PyTuple_GetItem(memories, i), "kind", &memory->kind_size);
       if (memory->kind == NULL) break;
       memory->kind_id = kind_id(memory->kind);
-      description->memory_kind_pointers[i] = memory;
     }
   } else if (n == 0) {
     PyErr_SetString(PyExc_ValueError, "a device without memories");
@@ -113,8 +120,7 @@ FUNCTION(TopologyDescription_Create, topology) {
   PyObject* options = owner == NULL ? NULL : options_dict(args->create_options, args->num_options);
   PyObject* object = options == NULL ? NULL
       : PyObject_CallMethod(owner, "create_topology", "NO",
-                            PyUnicode_FromStringAndSize(args->topology_name,
-                                                        (Py_ssize_t)args->topology_name_size),
+                            string_of(args->topology_name, args->topology_name_size),
                             options);
   args->topology = object == NULL ? NULL : topology_new(object);
   if (args->topology == NULL) error = error_from_python();
@@ -125,7 +131,7 @@ FUNCTION(TopologyDescription_Create, topology) {
 }
 
 FUNCTION(TopologyDescription_Destroy, topology) {
-  NEED(args->topology, KIND_TOPOLOGY);
+  TAKE_BACK(args->topology, KIND_TOPOLOGY);
   topology_free(args->topology);
   return NULL;
 }
@@ -187,8 +193,7 @@ FUNCTION(TopologyDescription_Deserialize, topology) {
   PyObject* owner = platform();
   PyObject* object = owner == NULL ? NULL
       : PyObject_CallMethod(owner, "deserialize_topology", "N",
-                            PyBytes_FromStringAndSize(args->serialized_topology,
-                                                      (Py_ssize_t)args->serialized_topology_size));
+                            bytes_of(args->serialized_topology, args->serialized_topology_size));
   args->topology = object == NULL ? NULL : topology_new(object);
   if (args->topology == NULL) error = error_from_python();
   Py_XDECREF(object);
@@ -253,15 +258,15 @@ FUNCTION(DeviceDescription_ToString, to_string_size) {
 
 FUNCTION(DeviceDescription_MemoryDescriptions, default_memory_index) {
   NEED(args->device_description, KIND_DESCRIPTION);
-  args->memory_descriptions = args->device_description->memory_kind_pointers;
+  args->memory_descriptions =
+      (const PJRT_MemoryDescription* const*)args->device_description->memory_kinds;
   args->num_memory_descriptions = args->device_description->num_memories;
   args->default_memory_index = 0;
   return NULL;
 }
 
 FUNCTION(MemoryDescription_Kind, kind_id) {
-  if (args->memory_description == NULL)
-    return error_new(PJRT_Error_Code_INVALID_ARGUMENT, "PJRT_MemoryDescription_Kind: NULL");
+  NEED(args->memory_description, KIND_MEMORY_DESCRIPTION);
   args->kind = args->memory_description->kind;
   args->kind_size = args->memory_description->kind_size;
   args->kind_id = args->memory_description->kind_id;
