@@ -491,7 +491,17 @@ def topology_create(d: Draw) -> None:
 
 def topology_deserialize(d: Draw) -> None:
     good = b'{"format": "trn3-topology-1", "name": "trn3-core", "lnc": 1}'
-    wrong = (b"", b"garbage", b"{}", b"[]", b"1", b"null", good[:-3], b"\xff", good.replace(b"1", b"[]"))
+    wrong = (
+        b"",
+        b"garbage",
+        b"{}",
+        b"[]",
+        b"1",
+        b"null",
+        good[:-3],
+        b"\xff",
+        good.replace(b"1", b"[]"),
+    )
     data = d.rng.choice((good, *wrong))
     d.bytes_field("serialized_topology", data)
     if data != good:
@@ -749,7 +759,11 @@ def compiled(d: Draw) -> None:
         return
     name, client = d.about["name"], d.inputs["client"]
     loaded = d.model.add(
-        "PJRT_LoadedExecutable", d.args.executable, client=client, program=name, odd=d.must != "work"
+        "PJRT_LoadedExecutable",
+        d.args.executable,
+        client=client,
+        program=name,
+        odd=d.must != "work",
     )
     parameters = PROGRAMS[name][2] if name else []
     call = d.fuzzer.call
@@ -858,7 +872,12 @@ def execute(d: Draw) -> None:
 
 
 def argument(
-    d: Draw, about: dict[str, Any], device: Handle, type: int, dims: tuple[int, ...], used: list[Any]
+    d: Draw,
+    about: dict[str, Any],
+    device: Handle,
+    type: int,
+    dims: tuple[int, ...],
+    used: list[Any],
 ) -> Handle | None:
     pool = d.model.pools["PJRT_Buffer"]
     fits = [
@@ -917,7 +936,11 @@ def executed(d: Draw) -> None:
     for made in d.about.get("made", ()):
         type = d.fuzzer.call("Buffer_ElementType", buffer=made.address).type
         found = d.fuzzer.call("Buffer_Dimensions", buffer=made.address)
-        dims = tuple((ctypes.c_int64 * found.num_dims).from_address(found.dims or 8)) if found.num_dims else ()
+        dims = (
+            tuple((ctypes.c_int64 * found.num_dims).from_address(found.dims or 8))
+            if found.num_dims
+            else ()
+        )
         made.about |= {"type": type, "dims": dims}
     refresh(d)
 

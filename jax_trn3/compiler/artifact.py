@@ -81,15 +81,28 @@ class Artifact:
                 f"the serialized executable ({len(data)} bytes) is damaged or cut short: its "
                 "checksum does not match; compile the program again"
             )
-        header = json.loads(data[_PREFIX.size : _PREFIX.size + size])
-        sections, at = [], _PREFIX.size + size
-        for length in header["sizes"]:
+        start = _PREFIX.size + size
+        sizes, mac = _read_header(data[_PREFIX.size : start], len(data) - _DIGEST - start)
+        sections, at = [], start
+        for length in sizes:
             sections.append(data[at : at + length])
             at += length
         program, options, native = sections
         key = _key()
-        trusted = bool(key) and hmac.compare_digest(header["mac"], _mac(key, native))
+        trusted = bool(key) and hmac.compare_digest(mac, _mac(key, native))
         return cls(program, options, native if trusted else b"")
+
+
+def _read_header(text: bytes, room: int) -> tuple[list[int], str]:
+    """The sizes of the sections and the keyed digest of the machine code."""
+    try:
+        header = json.loads(text)
+        sizes, mac = header["sizes"], header["mac"]
+        if len(sizes) == 3 and min(sizes) >= 0 and sum(sizes) == room and mac.isascii():
+            return sizes, mac
+    except (ValueError, TypeError, KeyError, AttributeError):
+        pass
+    raise ValueError("the serialized executable has a header that does not fit what follows")
 
 
 @functools.cache

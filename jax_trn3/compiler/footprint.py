@@ -88,7 +88,7 @@ def _candidates(values: Values) -> list[tuple[int, str]]:
     return found + _intermediates(module)
 
 
-# An instruction of XLA's text: "%name = f32[2,3]{1,0} opcode(...), ... metadata={op_name="..." ...}".
+# XLA's text has "%name = f32[2,3]{1,0} opcode(...), ... metadata={op_name="..." ...}".
 _INSTRUCTION = re.compile(r"= ([a-z]+\d*\w*)\[([\d,]+)\]\S* ([\w-]+)\((.*)")
 _NO_MEMORY = {"parameter", "bitcast", "get-tuple-element", "constant"}
 

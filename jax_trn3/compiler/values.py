@@ -91,7 +91,7 @@ def load_values(client: Any, devices: Sequence[Any], data: bytes, options: bytes
     ValueError if `data` is not a serialized executable, or one for other devices.
     """
     artifact = Artifact.unpack(data)
-    program = Program(artifact.program)
+    program = Program.parse(artifact.program, "mlir")
     return _values(client, devices, program, options or artifact.options, artifact.native)
 
 

@@ -1,5 +1,7 @@
 """The PJRT C API in Python: a shim in C, and the classes a device implements. Knows no device."""
 
+from ._shim import give_up as give_up
+from ._shim import keep as keep
 from .api import Array as Array
 from .api import Client as Client
 from .api import DeviceDescription as DeviceDescription

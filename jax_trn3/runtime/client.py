@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import threading
 from typing import Any
 
@@ -32,18 +33,33 @@ class _Inner:
 
 def _start(num_devices: int, process: Process) -> _Inner:
     own = processes.devices_of(process, num_devices, "")
-    peers = processes.connect(process) if process.count > 1 else None
+    kept: list[Any] = []
+    peer, collectives = None, None
+    if process.count > 1:
+        lose = functools.partial(_lose_peer, process, kept)
+        peer, collectives = processes.connect(process, lose)
     with enough_threads(len(own)):
         # Unlike _jax.get_tfrt_cpu_client, this also makes LAPACK's calls known.
         client = xla_client.make_cpu_client(
             num_devices=len(own),
-            distributed_client=peers and peers.client,
-            collectives=peers and peers.collectives,
+            distributed_client=peer,
+            collectives=collectives,
             node_id=process.index,
             num_nodes=process.count,
         )
+    kept.append(client)
     devices = sorted(client.devices(), key=lambda device: (device.process_index, device.id))
     return _Inner(client, devices, arrays.Places(devices[own.start : own.stop], own.start))
+
+
+def _lose_peer(process: Process, kept: list[Any], lost: int) -> None:
+    """Ends the waiting for collectives that another process, now gone, will never join."""
+    pjrt.keep(kept)  # the inner client's threads may never return
+    pjrt.give_up(
+        f"process {lost} of the {process.count} that share this platform is gone (it crashed, was "
+        "killed, or ended by an exception). What was in flight here, and what needs all processes, "
+        "cannot be computed any more: save what you have, and start all processes again."
+    )
 
 
 class Client:

@@ -57,7 +57,10 @@ def test_wrong_arguments_of_a_compiled_program(
         (lambda x: [x], "takes 2 arguments, 1 were given"),
         (lambda x: [x, x, x], "takes 2 arguments, 3 were given"),
         (lambda x: [x, x[:, :3]], r"INVALID_ARGUMENT.*size 64.*size 48"),
-        (lambda x: [x, jax.device_put(x, jax.devices()[1])], "INVALID_ARGUMENT.*device"),
+        (
+            lambda x: [x, jax.device_put(x, jax.devices()[1])],
+            r"INVALID_ARGUMENT.*is on NeuronCore\(id=1",
+        ),
     ],
     ids=["too few", "too many", "shape", "device"],
 )
@@ -136,20 +139,10 @@ def test_any_text_of_an_exception_arrives(monkeypatch: pytest.MonkeyPatch, text:
     assert f"INVALID_ARGUMENT: <{text}>" in str(error.value)
 
 
-def test_array_that_fits_nowhere_is_an_error() -> None:
-    with pytest.raises(jax.errors.JaxRuntimeError, match="RESOURCE_EXHAUSTED"):
-        jax.jit(lambda: jnp.zeros((2**20, 2**20)))()
-
-
 def test_array_with_more_dimensions_than_numpy_has_is_an_error_or_works() -> None:
     x = jnp.ones((1,) * 40)
     assert float(x.sum()) == 1
     assert np.asarray(x).shape == (1,) * 40
-
-
-def test_executables_cannot_be_serialized_yet(matmul: jax.stages.Compiled) -> None:
-    with pytest.raises((jax.errors.JaxRuntimeError, NotImplementedError), match="serialized yet"):
-        matmul.runtime_executable().serialize()
 
 
 def test_buffers_may_die_while_exceptions_fly(run_python: RunPython) -> None:

@@ -253,10 +253,13 @@ static PJRT_Error* copy_to_memory(PJRT_Buffer* buffer, PJRT_Memory* memory, PJRT
   Entry entry;
   error = enter(&entry);
   if (error != NULL) return error;
-  PyObject* array = array_of(buffer, NULL);
+  PJRT_Event* ready = NULL;
+  PyObject* array = array_of(buffer, &ready);
+  if (ready != NULL) error = event_error(ready);
+  event_release(ready);
   if (array == NULL) {
     error = buffer_deleted_error(buffer, "PJRT_Buffer_CopyToMemory");
-  } else {
+  } else if (error == NULL) {
     PyObject* copy = PyObject_CallMethod(buffer->client->object, "copy", "Oiis", array,
                                          buffer->index, memory->device->local_hardware_id,
                                          memory->kind);
@@ -264,8 +267,8 @@ static PJRT_Error* copy_to_memory(PJRT_Buffer* buffer, PJRT_Memory* memory, PJRT
         ? NULL : buffer_of_array(copy, memory, buffer->type, buffer->dims, buffer->rank,
                                buffer->layout);
     if (*out == NULL) error = error_from_python();
-    Py_DECREF(array);
   }
+  Py_XDECREF(array);
   leave(&entry);
   return error;
 }
@@ -465,10 +468,13 @@ static PJRT_Error* locate(PJRT_Buffer* buffer, const char* what, PyObject** hold
   Entry entry;
   PJRT_Error* error = enter(&entry);
   if (error != NULL) return error;
-  PyObject* array = array_of(buffer, NULL);
+  PJRT_Event* ready = NULL;
+  PyObject* array = array_of(buffer, &ready);
+  if (ready != NULL) error = event_wait_for_python(ready);
+  event_release(ready);
   if (array == NULL) {
     error = buffer_deleted_error(buffer, what);
-  } else {
+  } else if (error == NULL) {
     PyObject* pair = PyObject_CallMethod(buffer->client->object, "pin", "Oi", array, buffer->index);
     unsigned long long address = 0;
     if (pair == NULL || !PyArg_ParseTuple(pair, "OK", holder, &address)) {
@@ -478,8 +484,8 @@ static PJRT_Error* locate(PJRT_Buffer* buffer, const char* what, PyObject** hold
       Py_INCREF(*holder);
     }
     Py_XDECREF(pair);
-    Py_DECREF(array);
   }
+  Py_XDECREF(array);
   leave(&entry);
   return error;
 }

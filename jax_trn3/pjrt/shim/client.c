@@ -15,7 +15,7 @@ void client_release(PJRT_Client* client) {
   if (!handle_release(client)) return;
   devices_free(client);
   topology_free(client->topology);
-  bury(client->flights);
+  flights_free(client);
   bury(client->object);
   handle_free(client);
 }
@@ -39,6 +39,7 @@ static PJRT_Client* client_new(PyObject* object) {
     client_release(client);
     return NULL;
   }
+  if (client->num_addressable_devices < client->num_devices) wait_with_peers();
   return client;
 }
 

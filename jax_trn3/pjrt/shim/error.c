@@ -31,6 +31,10 @@ PJRT_Error* error_of(PJRT_Error_Code code, const char* message, size_t size) {
   return error;
 }
 
+PJRT_Error* error_copy(const PJRT_Error* error) {
+  return error == NULL ? NULL : error_of(error->code, error->message, error->size);
+}
+
 PJRT_Error* error_new(PJRT_Error_Code code, const char* format, ...) {
   char message[1024];
   va_list values;

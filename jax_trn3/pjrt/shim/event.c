@@ -1,4 +1,6 @@
 // PJRT_Event: something that becomes ready once, with or without an error.
+#include <time.h>
+
 #include "shim.h"
 
 typedef struct Callback {
@@ -55,15 +57,8 @@ void event_release(PJRT_Event* event) {
 
 bool event_is_done(PJRT_Event* event) { return atomic_load(&event->done); }
 
-static PJRT_Error* copy_of(const PJRT_Error* error) {
-  if (error == NULL) return NULL;
-  size_t size = 0;
-  const char* message = error_message(error, &size);
-  return error_of(error_code(error), message, size);
-}
-
 PJRT_Error* event_error(PJRT_Event* event) {
-  return event_is_done(event) ? copy_of(event->error) : NULL;
+  return event_is_done(event) ? error_copy(event->error) : NULL;
 }
 
 void event_set(PJRT_Event* event, PJRT_Error* error) {
@@ -88,7 +83,7 @@ void event_set(PJRT_Event* event, PJRT_Error* error) {
   }
   while (in_order != NULL) {
     Callback* next = in_order->next;
-    in_order->function(copy_of(error), in_order->argument);
+    in_order->function(error_copy(error), in_order->argument);
     free(in_order);
     in_order = next;
   }
@@ -98,6 +93,23 @@ PJRT_Error* event_wait(PJRT_Event* event) {
   pthread_mutex_lock(&event->mutex);
   while (!event->done) pthread_cond_wait(&event->changed, &event->mutex);
   pthread_mutex_unlock(&event->mutex);
+  return event_error(event);
+}
+
+PJRT_Error* event_wait_for_python(PJRT_Event* event) {
+  while (!event_is_done(event)) {
+    Py_BEGIN_ALLOW_THREADS
+    struct timespec until;
+    clock_gettime(CLOCK_REALTIME, &until);
+    until.tv_nsec += 100 * 1000 * 1000;
+    until.tv_sec += until.tv_nsec / 1000000000;
+    until.tv_nsec %= 1000000000;
+    pthread_mutex_lock(&event->mutex);
+    if (!event->done) pthread_cond_timedwait(&event->changed, &event->mutex, &until);
+    pthread_mutex_unlock(&event->mutex);
+    Py_END_ALLOW_THREADS
+    if (PyErr_CheckSignals() != 0) return error_from_python();
+  }
   return event_error(event);
 }
 

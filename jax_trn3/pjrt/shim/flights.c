@@ -9,26 +9,34 @@
 // With the GIL. Waits until there is room: for the oldest program, or for another thread that is
 // starting one. The oldest is not counted meanwhile; it may start others, from a host callback.
 bool flight_begin(PJRT_Client* client) {
-  if (client->flights == NULL && (client->flights = PyList_New(0)) == NULL) return false;
-  while (client->starting + PyList_Size(client->flights) >= client->flight_limit) {
-    if (PyList_Size(client->flights) == 0) {
-      Py_BEGIN_ALLOW_THREADS
-      usleep(100);
-      Py_END_ALLOW_THREADS
-      continue;
+  if (client->flights == NULL) {
+    client->flights = calloc((size_t)client->flight_limit + 1, sizeof(PJRT_Event*));
+    if (client->flights == NULL) return PyErr_NoMemory() != NULL;
+  }
+  while (client->starting + client->num_flights >= client->flight_limit) {
+    PJRT_Event* oldest = NULL;
+    if (client->num_flights > 0) {
+      oldest = client->flights[0];
+      client->num_flights--;
+      memmove(client->flights, client->flights + 1,
+              (size_t)client->num_flights * sizeof(PJRT_Event*));
     }
-    PyObject* oldest = Py_NewRef(PyList_GetItem(client->flights, 0));
-    PyList_SetSlice(client->flights, 0, 1, NULL);
-    PyObject* done = call_method(oldest, BLOCK_UNTIL_READY);
-    if (done == NULL) PyErr_Clear();  // whoever asks for its outputs will be told
-    Py_XDECREF(done);
-    Py_DECREF(oldest);
+    Py_BEGIN_ALLOW_THREADS
+    if (oldest == NULL) usleep(100);
+    else error_free(event_wait(oldest));  // whoever asks for its outputs will be told
+    event_release(oldest);
+    Py_END_ALLOW_THREADS
   }
   client->starting++;
   return true;
 }
 
-void flight_started(PJRT_Client* client, PyObject* token) {
+void flight_started(PJRT_Client* client, PJRT_Event* landed) {
   client->starting--;
-  if (token != NULL && PyList_Append(client->flights, token) != 0) PyErr_Clear();
+  if (landed != NULL) client->flights[client->num_flights++] = event_keep(landed);
+}
+
+void flights_free(PJRT_Client* client) {
+  for (int i = 0; i < client->num_flights; i++) event_release(client->flights[i]);
+  free(client->flights);
 }

@@ -62,6 +62,9 @@ PJRT_LoadedExecutable* loaded_executable_new(PJRT_Client* client, PyObject* obje
   if (loaded->executable != NULL) handle_set_owned(loaded->executable, 0);
   bool ok = loaded->executable != NULL && read_launch(loaded, object) && read_devices(loaded, object);
   Py_DECREF(object);
+  if (ok)
+    loaded->has_peers = (size_t)loaded->executable->num_replicas *
+                            (size_t)loaded->executable->num_partitions > loaded->num_devices;
   size_t outputs = ok ? loaded->executable->num_outputs : 0;
   loaded->output_memories = calloc(loaded->num_devices * outputs + 1, sizeof(void*));
   if (ok && loaded->output_memories == NULL) ok = PyErr_NoMemory() != NULL;
@@ -341,20 +344,37 @@ static bool make_outputs(PJRT_LoadedExecutable_Execute_Args* args, PyObject* arr
   return false;
 }
 
+// Once another process is gone: whether the program has a part there, or takes what never came. With
+// the GIL.
+static PJRT_Error* check_lost(const PJRT_LoadedExecutable_Execute_Args* args) {
+  PJRT_Error* error = lost_error();
+  if (error == NULL || args->executable->has_peers) return error;
+  error_free(error);
+  for (size_t d = 0; d < args->num_devices; d++) {
+    for (size_t k = 0; k < args->num_args; k++) {
+      Shards* shards = atomic_load(&args->argument_lists[d][k]->shards);
+      error = shards == NULL ? NULL : event_error(shards->ready);
+      if (error != NULL) return error;
+    }
+  }
+  return NULL;
+}
+
 // Starts the program. The outputs as a list, and its token if the outputs do not tell when it is
 // done. No Python code runs in here if `launch` is none: an interrupt cannot come in between.
-static PyObject* launch(PJRT_LoadedExecutable* loaded, PyObject* list, PyObject** token) {
+static PyObject* launch(PJRT_LoadedExecutable* loaded, PyObject* list, PyObject** token,
+                        PJRT_Event** ready) {
   PJRT_Client* client = loaded->client;
   bool wants_token = loaded->has_collectives || loaded->executable->num_outputs == 0;
   if (loaded->has_collectives && !flight_begin(client)) return NULL;
   PyObject* results = PyObject_CallFunctionObjArgs(loaded->launch, list,
                                                    wants_token ? Py_True : Py_False, NULL);
   if (results != NULL && wants_token) *token = call_method(results, CONSUME_TOKEN);
-  if (loaded->has_collectives) flight_started(client, *token);
   PyObject* arrays = results == NULL || PyErr_Occurred() != NULL ? NULL
       : call_method_with(results, CONSUME_WITH_HANDLERS, loaded->handlers);
   Py_XDECREF(results);
-  if (loaded->executable->num_outputs > 0) Py_CLEAR(*token);
+  if (arrays != NULL) *ready = completion_of(arrays, *token);
+  if (loaded->has_collectives) flight_started(client, *ready);
   return arrays;
 }
 
@@ -366,14 +386,18 @@ FUNCTION(LoadedExecutable_Execute, device_complete_events) {
   Entry entry;
   error = enter(&entry);
   if (error != NULL) return error;
+  error = check_lost(args);
+  if (error != NULL) {
+    leave(&entry);
+    return error;
+  }
   PJRT_Event* ready = NULL;
   PyObject *arrays = NULL, *token = NULL;
   PyObject* list = arguments(args);
   if (list != NULL) {
-    arrays = launch(args->executable, list, &token);
+    arrays = launch(args->executable, list, &token, &ready);
     delete_donated(args, list);
   }
-  if (arrays != NULL) ready = completion_of(arrays, token);
   if (ready == NULL || !make_outputs(args, arrays, ready)) {
     error = error_from_python();
   } else if (args->device_complete_events != NULL) {

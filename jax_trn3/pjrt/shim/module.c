@@ -127,9 +127,32 @@ static PyObject* module_live_handles(PyObject* self, PyObject* unused) {
   return PyLong_FromLong(live_handles());
 }
 
+static PyObject* module_keep(PyObject* self, PyObject* object) {
+  (void)self;
+  Py_INCREF(object);
+  Py_RETURN_NONE;
+}
+
+static PyObject* module_give_up(PyObject* self, PyObject* message) {
+  (void)self;
+  Py_ssize_t size;
+  const char* text = PyUnicode_AsUTF8AndSize(message, &size);
+  if (text == NULL) return NULL;
+  PJRT_Error* error = error_of(PJRT_Error_Code_UNAVAILABLE, text, (size_t)size);
+  Py_BEGIN_ALLOW_THREADS
+  give_up_waiting(error);
+  Py_END_ALLOW_THREADS
+  Py_RETURN_NONE;
+}
+
 static PyMethodDef methods[] = {
     {"set_platform", module_set_platform, METH_O,
      "set_platform(platform): the jax_trn3.pjrt.api.Platform that the C API is answered from."},
+    {"give_up", module_give_up, METH_O,
+     "give_up(message): whatever waits for work in flight gets an UNAVAILABLE error, now and at exit:\n"
+     "other processes have a part in it, and are gone."},
+    {"keep", module_keep, METH_O,
+     "keep(object): keeps it for ever, so that its destructor, which would not return, never runs."},
     {"close", module_close, METH_NOARGS,
      "close(): waits for work in flight and takes no more from other threads. For atexit."},
     {"live_handles", module_live_handles, METH_NOARGS,

@@ -111,6 +111,7 @@ enum { MAX_RANK = 65536 };
 HIDDEN PJRT_Error* error_new(PJRT_Error_Code code, const char* format, ...)
     __attribute__((format(printf, 2, 3)));
 HIDDEN PJRT_Error* error_of(PJRT_Error_Code code, const char* message, size_t size);
+HIDDEN PJRT_Error* error_copy(const PJRT_Error* error);  // NULL of NULL
 HIDDEN PJRT_Error* error_no_memory(void);    // a static one: needs no memory itself
 HIDDEN PJRT_Error* error_from_python(void);  // takes the exception that is set; GIL held
 HIDDEN PJRT_Error_Code error_code(const PJRT_Error* error);
@@ -169,6 +170,7 @@ HIDDEN void event_release(PJRT_Event* event);
 HIDDEN bool event_is_done(PJRT_Event* event);
 HIDDEN void event_set(PJRT_Event* event, PJRT_Error* error);  // takes the error
 HIDDEN PJRT_Error* event_error(PJRT_Event* event);            // a copy, or NULL
+HIDDEN PJRT_Error* event_wait_for_python(PJRT_Event* event);  // holding the GIL; minds Ctrl-C
 HIDDEN PJRT_Error* event_wait(PJRT_Event* event);             // blocks; must not hold the GIL
 
 // ---- Waiting for arrays (wait.c) -------------------------------------------------------------
@@ -190,6 +192,11 @@ HIDDEN void wait_then_set(PyObject* waits, HostCopy* copy, PJRT_Event* event);
 HIDDEN PJRT_Error* host_copy_run(HostCopy* copy);  // GIL held
 HIDDEN void host_copy_free(HostCopy* copy);        // GIL held
 HIDDEN void wait_for_all(void);                    // GIL held, released inside
+// Ends all waiting with an error, now and at exit: what is waited for may never come, because another
+// process that has a part in it is gone. Takes the error. Without the GIL.
+HIDDEN void give_up_waiting(PJRT_Error* error);
+HIDDEN void wait_with_peers(void);  // from now on: this process has other processes to wait for
+HIDDEN PJRT_Error* lost_error(void);  // that error, if it came to that
 
 // ---- Devices, memories, topologies (device.c, topology.c) ------------------------------------
 
@@ -246,8 +253,9 @@ struct PJRT_Client {
   PJRT_Device** addressable_devices;
   PJRT_Memory** memories;  // of the addressable devices
   size_t num_devices, num_addressable_devices, num_memories;
-  int flight_limit, starting;  // programs with collectives: at most, and being started
-  PyObject* flights;           // a list of the tokens of those in flight
+  // Programs with collectives: at most, being started, in flight; and when these will have landed.
+  int flight_limit, starting, num_flights;
+  PJRT_Event** flights;
 };
 
 HIDDEN PJRT_TopologyDescription* topology_new(PyObject* object);  // GIL; NULL + exception
@@ -257,10 +265,11 @@ HIDDEN void devices_free(PJRT_Client* client);
 HIDDEN void client_release(PJRT_Client* client);
 HIDDEN PJRT_Device* client_device(const PJRT_Client* client, int id);
 
-// A place for a program with collectives (flights.c), and the program's token for the place; NULL if
-// it did not start. GIL.
+// A place for a program with collectives (flights.c), and for the place the event of the program's
+// end; NULL if it did not start. GIL.
 HIDDEN bool flight_begin(PJRT_Client* client);
-HIDDEN void flight_started(PJRT_Client* client, PyObject* token);
+HIDDEN void flight_started(PJRT_Client* client, PJRT_Event* landed);
+HIDDEN void flights_free(PJRT_Client* client);
 
 // ---- What lives in a memory (account.c) ------------------------------------------------------
 
@@ -364,6 +373,7 @@ struct PJRT_LoadedExecutable {
   PJRT_Executable* executable;
   PyObject *launch, *handlers;
   bool has_collectives;
+  bool has_peers;  // parts of it run in other processes
   atomic_bool deleted;
   PJRT_Device** devices;
   struct { int replica, partition; }* logical_ids;

@@ -3,6 +3,8 @@
 // XLA:CPU computes asynchronously and tells Python of it by one means only: a call that blocks. So
 // an execution that is not finished when it returns gets a thread that blocks in it, without the
 // GIL, and sets the event afterwards. Programs that finish at once never come here.
+#include <unistd.h>
+
 #include "shim.h"
 
 enum { MAX_WAITERS = 64 };  // more executions than that wait in line
@@ -11,31 +13,71 @@ typedef struct Job {
   PyObject* waits;
   HostCopy* copy;
   PJRT_Event* event;
-  struct Job* next;
+  bool copying;                   // writes into the framework's memory: too late to give it up
+  atomic_bool given_up;
+  struct Job* next;               // in line
+  struct Job *older, *newer;      // of all that are not finished
 } Job;
 
 static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t work = PTHREAD_COND_INITIALIZER, idle = PTHREAD_COND_INITIALIZER;
-static Job *first, *last;
+static Job *first, *last, *newest;
 static int waiters, idle_waiters, queued, running;
+
+// Once a job has been given up, its destination is the framework's again.
+static bool may_copy(Job* job) {
+  pthread_mutex_lock(&mutex);
+  job->copying = !job->given_up;
+  pthread_mutex_unlock(&mutex);
+  return job->copying;
+}
+
+// A call that blocks comes back for the GIL five times a second, to look for Ctrl-C; if it is still
+// there when the interpreter goes, this ends the process. So what may never come, because another
+// process has a part in it, is asked for again and again instead. False if it has been given up.
+static atomic_bool has_peers;
+
+void wait_with_peers(void) { atomic_store(&has_peers, true); }
+
+static bool poll(const Job* job, PyObject* array) {
+  useconds_t pause = 50;
+  while (atomic_load(&has_peers)) {
+    PyObject* ready = call_method(array, IS_READY);
+    if (ready == NULL) PyErr_Clear();  // it failed, or it is a token, which can only be waited for
+    Py_XDECREF(ready);
+    if (ready != Py_False) break;
+    if (job->given_up) return false;
+    Py_BEGIN_ALLOW_THREADS
+    usleep(pause);
+    Py_END_ALLOW_THREADS
+    if (pause < 2000) pause *= 2;
+  }
+  return true;
+}
 
 // With the GIL. The error of the first array that failed, or of the copy.
 static PJRT_Error* run(Job* job) {
   Py_ssize_t n = job->waits == NULL ? 0 : PyList_Size(job->waits);
   bool failed = false;
   for (Py_ssize_t i = 0; i < n && !failed; i++) {
+    if (!poll(job, PyList_GetItem(job->waits, i))) return NULL;  // and everything stays as it is
     PyObject* result = call_method(PyList_GetItem(job->waits, i), BLOCK_UNTIL_READY);
     failed = result == NULL;
     Py_XDECREF(result);
   }
   PJRT_Error* error = failed ? error_from_python() : NULL;
-  if (!failed && job->copy != NULL) error = host_copy_run(job->copy);
+  if (!failed && job->copy != NULL && may_copy(job)) error = host_copy_run(job->copy);
   host_copy_free(job->copy);
   Py_XDECREF(job->waits);
   return error;
 }
 
 static void finish(Job* job, PJRT_Error* error) {  // without the GIL: callbacks may take it
+  pthread_mutex_lock(&mutex);
+  if (job->newer == NULL) newest = job->older;
+  else job->newer->older = job->older;
+  if (job->older != NULL) job->older->newer = job->newer;
+  pthread_mutex_unlock(&mutex);
   event_set(job->event, error);
   event_release(job->event);
   free(job);
@@ -82,7 +124,7 @@ void wait_then_set(PyObject* waits, HostCopy* copy, PJRT_Event* event) {
   Job here;
   bool inline_ = job == NULL || python_is_closed();
   if (!inline_) {
-    *job = (Job){waits, copy, event, NULL};
+    *job = (Job){.waits = waits, .copy = copy, .event = event};
     pthread_mutex_lock(&mutex);
     if (idle_waiters <= queued && waiters < MAX_WAITERS && start_waiter()) waiters++;
     inline_ = waiters == 0;
@@ -90,6 +132,9 @@ void wait_then_set(PyObject* waits, HostCopy* copy, PJRT_Event* event) {
       if (last == NULL) first = job;
       else last->next = job;
       last = job;
+      job->older = newest;
+      if (newest != NULL) newest->newer = job;
+      newest = job;
       queued++;
       pthread_cond_signal(&work);
     }
@@ -97,7 +142,7 @@ void wait_then_set(PyObject* waits, HostCopy* copy, PJRT_Event* event) {
   }
   if (!inline_) return;
   free(job);
-  here = (Job){waits, copy, event, NULL};
+  here = (Job){.waits = waits, .copy = copy, .event = event};
   PJRT_Error* error = run(&here);
   Py_BEGIN_ALLOW_THREADS
   event_set(event, error);
@@ -105,10 +150,51 @@ void wait_then_set(PyObject* waits, HostCopy* copy, PJRT_Event* event) {
   Py_END_ALLOW_THREADS
 }
 
+// ---- Giving up -------------------------------------------------------------------------------
+
+static PJRT_Error* lost;  // why what waits for others is given up; set once, under `mutex`
+static atomic_bool is_lost;
+
+PJRT_Error* lost_error(void) {
+  return atomic_load(&is_lost) ? error_copy(lost) : NULL;
+}
+
+// Without the GIL: the framework's callbacks run here.
+void give_up_waiting(PJRT_Error* error) {
+  pthread_mutex_lock(&mutex);
+  if (lost == NULL) lost = error;
+  else error_free(error);
+  atomic_store(&is_lost, true);
+  pthread_cond_broadcast(&idle);
+  size_t n = 0, count = 0;
+  for (Job* job = newest; job != NULL; job = job->older) n++;
+  PJRT_Event** events = calloc(n + 1, sizeof(PJRT_Event*));
+  for (Job* job = newest; events != NULL && job != NULL; job = job->older) {
+    if (job->copying || job->given_up) continue;
+    job->given_up = true;
+    events[count++] = event_keep(job->event);
+  }
+  pthread_mutex_unlock(&mutex);
+  for (size_t i = 0; i < count; i++) {
+    event_set(events[i], error_copy(lost));
+    event_release(events[i]);
+  }
+  free(events);
+}
+
 void wait_for_all(void) {
   Py_BEGIN_ALLOW_THREADS
   pthread_mutex_lock(&mutex);
-  while (queued > 0 || running > 0) pthread_cond_wait(&idle, &mutex);
+  while ((queued > 0 || running > 0) && !atomic_load(&is_lost)) pthread_cond_wait(&idle, &mutex);
+  // Given up: some fail yet, soon, and must not come back to an interpreter that is gone; those that
+  // are still there when nothing has changed for a while will not.
+  int before = -1;
+  while (queued + running > 0 && queued + running != before) {
+    before = queued + running;
+    pthread_mutex_unlock(&mutex);
+    usleep(500 * 1000);
+    pthread_mutex_lock(&mutex);
+  }
   pthread_mutex_unlock(&mutex);
   Py_END_ALLOW_THREADS
 }
