@@ -32,13 +32,15 @@ def listen() -> socket.socket:
 
 def accept(listener: socket.socket, count: int) -> dict[int, socket.socket]:
     """In process 0: the connections of the `count` - 1 others, by their numbers."""
-    connections = {}
+    connections: dict[int, socket.socket] = {}
     listener.settimeout(_JOIN_S)
     with listener:
         while len(connections) < count - 1:
             connection, _ = listener.accept()
             connection.settimeout(None)
-            connections[_receive(connection)] = connection
+            index = _receive(connection)
+            if index is not None:
+                connections[index] = connection
     return connections
 
 
