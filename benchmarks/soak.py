@@ -82,7 +82,9 @@ def compile_and_drop(seconds: float) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("--minutes", type=float, default=10, help="of compiling, on each platform")
     parser.add_argument("--dispatches", type=int, default=DISPATCHES)
     parser.add_argument("--compare-cpu", action="store_true")

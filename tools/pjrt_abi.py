@@ -118,7 +118,10 @@ EXTENSIONS = {
         "Layouts_PJRT_Executable_GetParameterLayouts",
     ),
     6: ("DeviceDescription_MemoryDescriptions", "MemoryDescription_Kind"),
-    19: ("Shardings_PJRT_Executable_ParameterShardings", "Shardings_PJRT_Executable_OutputShardings"),
+    19: (
+        "Shardings_PJRT_Executable_ParameterShardings",
+        "Shardings_PJRT_Executable_OutputShardings",
+    ),
 }
 
 _VOID = {"Error_Destroy", "Error_Message"}

@@ -116,8 +116,8 @@ def from_host(
 def shard(array: Any, index: int) -> Any:
     """Shard `index` of an array, as an array on one device.
 
-    Once a shard is donated by itself, jaxlib takes the whole array for deleted and hands out none of
-    the others, although they are still there; so the array remembers them.
+    Once a shard is donated by itself, jaxlib takes the whole array for deleted and hands out none
+    of the others, although they are still there; so the array remembers them.
     """
     parts = array._arrays
     if parts is None:

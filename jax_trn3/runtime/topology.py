@@ -55,8 +55,8 @@ class TopologyDescription:
     def __init__(self, topology: hardware.Topology, version: str, *, attached: bool):
         if topology.num_devices > _MOST_DEVICES:
             raise ValueError(
-                f"{topology.name} has {topology.num_devices} devices; at most {_MOST_DEVICES} can be "
-                "described to JAX (jax_trn3.hardware.get_topology has no limit)"
+                f"{topology.name} has {topology.num_devices} devices; at most {_MOST_DEVICES} can "
+                "be described to JAX (jax_trn3.hardware.get_topology has no limit)"
             )
         self.hardware = topology
         self.platform_version = version
