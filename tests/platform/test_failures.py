@@ -271,6 +271,7 @@ WAYS_TO_EXIT = {
         z = np.asarray(xs), step(y)
     """,
     "callbacks": """
+        step(callbacks(jnp.ones(2))).block_until_ready()  # compiled
         y = callbacks(jnp.ones(2))
         z = step(y)
         assert not z.is_ready()

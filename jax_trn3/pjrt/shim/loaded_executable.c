@@ -173,7 +173,7 @@ static PJRT_Error* check_call(PJRT_LoadedExecutable_Execute_Args* args) {
       const PJRT_Device* device = buffer->memory->device;
       if (device != loaded->devices[d])  // XLA looks at some arguments only
         return error_new(PJRT_Error_Code_INVALID_ARGUMENT,
-                         "%s runs on %s%s, but argument %zu is on %s", name,
+                         "%s runs on device %s%s, but argument %zu is on %s", name,
                          loaded->devices[d]->description->to_string,
                          device->client == loaded->client ? "" : " of another client", k,
                          device->description->to_string);
