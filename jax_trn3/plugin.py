@@ -21,6 +21,10 @@ PLATFORM = "trn3"
 # or jax.devices("trn3")), and takes the default away from nobody.
 PRIORITY = -1
 
+# topology, lnc: as JAX_TRN3_TOPOLOGY and JAX_TRN3_LNC. The others are JAX's, under
+# jax.distributed.initialize().
+_CLIENT_OPTIONS = {"topology", "lnc", "node_id", "num_nodes"}
+
 
 def _version(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in text.split("."))
@@ -44,21 +48,33 @@ class Platform:
         }
 
     def create_client(self, options: Mapping[str, Any]) -> pjrt.Client:
+        unknown = set(options) - _CLIENT_OPTIONS
+        if unknown:
+            raise ValueError(
+                f"unknown option {sorted(unknown)[0]!r} for a client of {PLATFORM}; there are "
+                f"{', '.join(sorted(_CLIENT_OPTIONS))}"
+            )
         name = str(options.get("topology", environment_topology()))
-        lnc = int(options.get("lnc", environment_lnc()))
-        return runtime.Client(self._describe(hardware.get_topology(name, lnc=lnc), attached=True))
+        topology = hardware.get_topology(name, lnc=int(options.get("lnc", environment_lnc())))
+        process = runtime.Process(int(options.get("node_id", 0)), int(options.get("num_nodes", 1)))
+        return runtime.Client(self._describe(topology, process), process)
 
     def create_topology(self, name: str, options: Mapping[str, Any]) -> pjrt.TopologyDescription:
         topology = topologies.topology_of(name or environment_topology(), options)
-        return self._describe(topology, attached=False)
+        return self._describe(topology)
 
     def deserialize_topology(self, data: bytes) -> pjrt.TopologyDescription:
-        return self._describe(topologies.deserialize_topology(data), attached=False)
+        return self._describe(topologies.deserialize_topology(data))
+
+    def compile(
+        self, topology: runtime.TopologyDescription, code: bytes, format: str, options: bytes
+    ) -> pjrt.Executable:
+        return runtime.compile_ahead(topology, code, format, options)
 
     def _describe(
-        self, topology: hardware.Topology, *, attached: bool
+        self, topology: hardware.Topology, process: runtime.Process | None = None
     ) -> runtime.TopologyDescription:
-        return runtime.TopologyDescription(topology, self.version, attached=attached)
+        return runtime.TopologyDescription(topology, self.version, process)
 
 
 def environment_topology() -> str:
@@ -87,3 +103,5 @@ def initialize() -> None:
     ops.adopt_cpu_rules(PLATFORM)
     ops.lower_host_callbacks(PLATFORM)
     compiler.install_callbacks(PLATFORM)
+    compiler.serve_persistent_cache(PLATFORM)
+    compiler.compile_without_devices(PLATFORM)

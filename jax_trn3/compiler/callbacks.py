@@ -56,9 +56,14 @@ def install_callbacks(platform: str) -> None:
     jax_compiler.backend_compile_and_load = backend_compile_and_load
 
 
+def has_callbacks(program: Program) -> bool:
+    """Whether a program calls back to Python."""
+    return program.mentions(*_CALL_TARGETS)
+
+
 def compile_with_callbacks(client: Any, program: Program, devices: Any, options: Any) -> Any:
     """XLA:CPU's executable of a program, with the callbacks that it calls, if any."""
-    if not program.mentions(*_CALL_TARGETS):
+    if not has_callbacks(program):
         return client.compile_and_load(program.code, devices, options)
     module = program.module()
     with module.context:

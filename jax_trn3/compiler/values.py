@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from jax._src.lib import _jax, xla_client
 
 from . import callbacks, protobuf
+from .artifact import Artifact
 from .program import Program
 
 # XLA's opcodes, as they stand in a serialized module.
@@ -38,35 +40,64 @@ class Shard:
 class Values:
     """An XLA:CPU executable and what has to be known to run it.
 
+    program: what was compiled.
+    options: the compile options, as XLA understood them; device ids are the platform's.
     executable: jaxlib's LoadedExecutable.
-    options: the compile options, as XLA understood them.
     device_assignment: serialized xla.DeviceAssignmentProto.
-    devices: (device id, replica, partition) in the order of the shards.
+    devices: (device id, replica, partition) of those attached here, in the order of the shards.
     outputs, parameters: one device's shard of each.
     parameter_kinds, output_kinds: their memories.
-    donated: parameters that the caller lets the program have.
     has_collectives: whether the devices wait for each other in it.
     """
 
-    name: str
-    executable: Any
+    program: Program
     options: Any
+    executable: Any
+    name: str
     device_assignment: bytes
     devices: tuple[tuple[int, int, int], ...]
     outputs: tuple[Shard, ...]
     parameters: tuple[Shard, ...]
     parameter_kinds: tuple[str, ...]
     output_kinds: tuple[str, ...]
-    donated: tuple[int, ...]
     has_collectives: bool
 
+    def serialize(self) -> bytes:
+        """See artifact.py. NotImplementedError for programs that call back to Python."""
+        if callbacks.has_callbacks(self.program):
+            raise NotImplementedError(
+                f"{self.name} calls Python functions of this process (pure_callback, io_callback, "
+                "jax.debug, checkify) and cannot be serialized; take the callbacks out, or "
+                "serialize the function with jax.export"
+            )
+        options = self.options.SerializeAsString()
+        return Artifact(self.program.code, options, self.executable.serialize()).pack()
 
-def compile_values(client: Any, program: Program, options: bytes) -> Values:
-    """Compiles a program for the devices of an XLA:CPU client.
 
-    options: a serialized xla.CompileOptionsProto, as JAX sends it; device ids are the client's.
+def compile_values(client: Any, devices: Sequence[Any], program: Program, options: bytes) -> Values:
+    """Compiles a program for an XLA:CPU client.
+
+    devices: of the client, by the platform's device ids.
+    options: a serialized xla.CompileOptionsProto with the platform's device ids.
     Raises what XLA raises, ValueError for options that are not such a proto.
     """
+    return _values(client, devices, program, options, native=b"")
+
+
+def load_values(client: Any, devices: Sequence[Any], data: bytes, options: bytes) -> Values:
+    """The inverse of Values.serialize().
+
+    options: instead of those that the program was compiled with; may be empty.
+    ValueError if `data` is not a serialized executable, or one for other devices.
+    """
+    artifact = Artifact.unpack(data)
+    program = Program(artifact.program)
+    return _values(client, devices, program, options or artifact.options, artifact.native)
+
+
+def _values(
+    client: Any, devices: Sequence[Any], program: Program, options: bytes, native: bytes
+) -> Values:
     parsed = _parse_options(options)
     assignment = parsed.device_assignment
     if assignment is None:
@@ -82,12 +113,10 @@ def compile_values(client: Any, program: Program, options: bytes) -> Values:
         parsed.device_assignment = assignment
     serialized = assignment.serialize()
     places = _places(serialized)
-    by_id = {device.id: device for device in client.local_devices()}
-    missing = [id for id, _, _ in places if id not in by_id]
-    if missing:
-        raise ValueError(f"the program is for device {missing[0]}; there are {len(by_id)} devices")
-    # XLA takes both, and then waits for a part that never runs, or runs two in one place.
     ids_in_order = [id for id, _, _ in places]
+    if outside := [id for id in ids_in_order if not 0 <= id < len(devices)]:
+        raise ValueError(f"the program is for device {outside[0]}; there are {len(devices)}")
+    # XLA takes both, and then waits for a part that never runs, or runs two in one place.
     if len(places) != parsed.num_replicas * parsed.num_partitions:
         raise ValueError(
             f"{parsed.num_replicas} replicas x {parsed.num_partitions} partitions are assigned to "
@@ -95,25 +124,55 @@ def compile_values(client: Any, program: Program, options: bytes) -> Values:
         )
     if len(set(ids_in_order)) < len(places):
         raise ValueError(f"a device has two parts of the program: {ids_in_order}")
-    devices = _jax.DeviceList(tuple(by_id[id] for id, _, _ in places))
-    executable = callbacks.compile_with_callbacks(client, program, devices, parsed)
+    here = client.process_index()
+    attached = [place for place in places if devices[place[0]].process_index == here]
+    if not attached:
+        raise ValueError(f"none of the program's devices is attached to process {here}")
+    device_list = _jax.DeviceList(tuple(devices[id] for id in ids_in_order))
+    inner_options = _with_inner_ids(parsed, places, devices)
+    executable = _link(client, native, device_list, inner_options)
+    if executable is None:
+        executable = callbacks.compile_with_callbacks(client, program, device_list, inner_options)
     (module,) = executable.hlo_modules()
     proto = module.as_serialized_hlo_module_proto()
     outputs, parameters = _shards(proto)
     parameter_kinds, output_kinds = program.memory_kinds(len(parameters), len(outputs))
     return Values(
-        name=module.name,
-        executable=executable,
+        program=program,
         options=parsed,
+        executable=executable,
+        name=module.name,
         device_assignment=serialized,
-        devices=places,
+        devices=tuple(attached),
         outputs=outputs,
         parameters=parameters,
         parameter_kinds=parameter_kinds,
         output_kinds=output_kinds,
-        donated=program.donated,
         has_collectives=any(opcode in proto for opcode in _COLLECTIVES),
     )
+
+
+def _link(client: Any, native: bytes, devices: Any, options: Any) -> Any:
+    """XLA:CPU's executable from its machine code; None if there is none, or XLA refuses it."""
+    if not native:
+        return None
+    try:
+        return client.deserialize_executable(native, devices, options)
+    except _jax.JaxRuntimeError:  # made with other XLA flags, say; the program is at hand
+        return None
+
+
+def _with_inner_ids(options: Any, places: Sequence[Any], devices: Sequence[Any]) -> Any:
+    """The options with the inner client's device ids, which are others in several processes."""
+    if all(devices[id].id == id for id, _, _ in places):
+        return options
+    inner = _parse_options(options.SerializeAsString())
+    shape = (1 + max(r for _, r, _ in places), 1 + max(p for _, _, p in places))
+    ids = np.zeros(shape, np.int32)
+    for id, replica, partition in places:
+        ids[replica, partition] = devices[id].id
+    inner.device_assignment = xla_client.DeviceAssignment.create(ids)
+    return inner
 
 
 def _parse_options(options: bytes) -> Any:

@@ -5,6 +5,7 @@ from .api import Client as Client
 from .api import DeviceDescription as DeviceDescription
 from .api import Executable as Executable
 from .api import ExecutableMetadata as ExecutableMetadata
+from .api import LoadedExecutable as LoadedExecutable
 from .api import MemorySpace as MemorySpace
 from .api import MemoryStats as MemoryStats
 from .api import Platform as Platform

@@ -89,6 +89,8 @@ class ExecutableMetadata:
     compile_options: serialized xla.CompileOptionsProto.
     donated: parameters whose memory an output may take over.
     code_bytes: size of the generated code.
+    temporary_bytes: memory of the default kind that a run needs on each device, beside arguments
+      and outputs.
     """
 
     name: str
@@ -99,6 +101,7 @@ class ExecutableMetadata:
     num_partitions: int
     num_parameters: int
     code_bytes: int
+    temporary_bytes: int
     output_types: tuple[int, ...]
     output_dims: tuple[tuple[int, ...], ...]
     output_kinds: tuple[str, ...]
@@ -143,10 +146,23 @@ class Results(Protocol):
 
 
 class Executable(Protocol):
-    """A compiled program, loaded onto its devices."""
+    """A compiled program."""
 
     @property
     def metadata(self) -> ExecutableMetadata: ...
+    def cost_analysis(self) -> dict[str, Attribute]: ...
+    def memory_stats(self) -> MemoryStats: ...
+    def optimized_program(self) -> tuple[str, bytes]:
+        """A format ("hlo", "hlo_with_config", "mlir") and the program in it."""
+
+    def serialize(self) -> bytes: ...
+
+
+class LoadedExecutable(Protocol):
+    """A compiled program on its devices."""
+
+    @property
+    def executable(self) -> Executable: ...
 
     @property
     def devices(self) -> tuple[tuple[int, int, int], ...]:
@@ -166,13 +182,6 @@ class Executable(Protocol):
         come between a program and its results. They have jaxlib's names, so that its own can serve.
         """
 
-    def cost_analysis(self) -> dict[str, Attribute]: ...
-    def memory_stats(self) -> MemoryStats: ...
-    def optimized_program(self) -> tuple[str, bytes]:
-        """A format ("hlo", "hlo_with_config", "mlir") and the program in it."""
-
-    def serialize(self) -> bytes: ...
-
 
 class Client(Protocol):
     """The devices of a topology, at work."""
@@ -187,12 +196,13 @@ class Client(Protocol):
         """How many programs with collectives may be in flight; a dispatch beyond waits for the
         oldest. A program in flight may hold a thread of the engine's on every device."""
 
-    def compile(self, code: bytes, format: str, options: bytes) -> Executable:
+    def compile(self, code: bytes, format: str, options: bytes) -> LoadedExecutable:
         """Compiles `code` ("mlir": a StableHLO portable artifact or text; "hlo"), with a
         serialized xla.CompileOptionsProto."""
 
-    def deserialize(self, data: bytes, options: bytes) -> Executable:
-        """The inverse of Executable.serialize; `options` may be empty."""
+    def deserialize(self, data: bytes, options: bytes) -> LoadedExecutable:
+        """The inverse of Executable.serialize; `options`, unless they are empty, replace those
+        that the program was compiled with."""
 
     # Below, `device` is a local_hardware_id and `index` the number of a shard.
 
@@ -241,4 +251,7 @@ class Platform(Protocol):
 
     def create_client(self, options: dict[str, Attribute]) -> Client: ...
     def create_topology(self, name: str, options: dict[str, Attribute]) -> TopologyDescription: ...
+    def compile(self, topology: Any, code: bytes, format: str, options: bytes) -> Executable:
+        """Compiles for a topology that need not be attached; see Client.compile."""
+
     def deserialize_topology(self, data: bytes) -> TopologyDescription: ...

@@ -64,11 +64,12 @@ def extent(dims: Sequence[int], strides: Sequence[int] | None, itemsize: int) ->
 class Places:
     """The inner devices, and what jaxlib wants to be told when something goes there.
 
-    A device is named by its number, which is its local_hardware_id.
+    A device is named by its number, which is its local_hardware_id; its id is `first_id` more.
     """
 
-    def __init__(self, devices: Sequence[Any]):
+    def __init__(self, devices: Sequence[Any], first_id: int):
         self.devices = list(devices)
+        self.first_id = first_id
         self.shardings = [SingleDeviceSharding(device) for device in devices]
         self.device_lists = [_jax.DeviceList((device,)) for device in devices]
         self._groups: dict[tuple[int, ...], Any] = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 from typing import Any
 
@@ -9,52 +10,85 @@ from jax._src.lib import xla_client
 
 from jax_trn3 import compiler, pjrt
 
-from . import arrays
-from .executable import Executable
+from . import arrays, processes
+from .executable import LoadedExecutable
 from .flights import enough_threads, limit_for
+from .processes import Process
 from .topology import TopologyDescription
+
+
+@dataclasses.dataclass(frozen=True)
+class _Inner:
+    """XLA:CPU's client at work.
+
+    devices: its devices by the platform's ids, those of other processes included.
+    places: of this process.
+    """
+
+    client: Any
+    devices: list[Any]
+    places: arrays.Places
+
+
+def _start(num_devices: int, process: Process) -> _Inner:
+    own = processes.devices_of(process, num_devices, "")
+    peers = processes.connect(process) if process.count > 1 else None
+    with enough_threads(len(own)):
+        # Unlike _jax.get_tfrt_cpu_client, this also makes LAPACK's calls known.
+        client = xla_client.make_cpu_client(
+            num_devices=len(own),
+            distributed_client=peers and peers.client,
+            collectives=peers and peers.collectives,
+            node_id=process.index,
+            num_nodes=process.count,
+        )
+    devices = sorted(client.devices(), key=lambda device: (device.process_index, device.id))
+    return _Inner(client, devices, arrays.Places(devices[own.start : own.stop], own.start))
 
 
 class Client:
     """Implements pjrt.Client on XLA:CPU, which has one device for each of the topology.
 
     The inner client is made when it is first needed, so that a program which has the platform
-    installed, but does not use it, does not pay for it.
+    installed, but does not use it, does not pay for it. Several processes make theirs together, at
+    once, because each waits for the others.
     """
 
-    process_index = 0
-
-    def __init__(self, topology: TopologyDescription):
+    def __init__(self, topology: TopologyDescription, process: Process):
         self.topology = topology
-        self.flight_limit = limit_for(len(topology.devices))
+        self.process_index = process.index
+        self.flight_limit = limit_for(len(topology.devices) // process.count)
+        self._process = process
         self._lock = threading.Lock()
-        self._started: tuple[Any, arrays.Places] | None = None
+        self._started: _Inner | None = None
+        if process.count > 1:
+            self._inner()
 
-    def _start(self) -> tuple[Any, arrays.Places]:
-        """The inner client and its devices."""
+    def _inner(self) -> _Inner:
         if self._started is None:
             with self._lock:
                 if self._started is None:
-                    num_devices = len(self.topology.devices)
-                    with enough_threads(num_devices):
-                        # Unlike _jax.get_tfrt_cpu_client, this also makes LAPACK's calls known.
-                        inner = xla_client.make_cpu_client(num_devices=num_devices)
-                    self._started = inner, arrays.Places(inner.local_devices())
+                    self._started = _start(len(self.topology.devices), self._process)
         return self._started
 
     @property
     def _places(self) -> arrays.Places:
-        return self._start()[1]
+        return self._inner().places
 
-    def compile(self, code: bytes, format: str, options: bytes) -> Executable:
-        inner, places = self._start()
+    def compile(self, code: bytes, format: str, options: bytes) -> LoadedExecutable:
+        inner = self._inner()
         program = compiler.Program.parse(code, format)
-        return Executable(compiler.compile_values(inner, program, options), places)
+        values = compiler.compile_values(inner.client, inner.devices, program, options)
+        return self._loaded(values, inner.places)
 
-    def deserialize(self, data: bytes, options: bytes) -> Executable:
-        raise NotImplementedError(
-            "executables cannot be loaded from bytes yet; compile the program again"
-        )
+    def deserialize(self, data: bytes, options: bytes) -> LoadedExecutable:
+        inner = self._inner()
+        values = compiler.load_values(inner.client, inner.devices, data, options)
+        return self._loaded(values, inner.places)
+
+    def _loaded(self, values: compiler.Values, places: arrays.Places) -> LoadedExecutable:
+        self.topology.check_fits(values)
+        return LoadedExecutable(values, places)
 
     def from_host(
         self,

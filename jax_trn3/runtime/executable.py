@@ -21,17 +21,9 @@ _UNCHECKED = (
 class Executable:
     """Implements pjrt.Executable over an XLA:CPU executable."""
 
-    def __init__(self, values: compiler.Values, places: arrays.Places):
+    def __init__(self, values: compiler.Values):
         self._values = values
         self._inner = values.executable
-        sharding = places.side_by_side(tuple(number for number, _, _ in values.devices))
-        self.handlers = [
-            _jax.array_result_handler(arrays.Aval(o.dims, o.dtype), sharding, True, **_UNCHECKED)
-            for o in values.outputs
-        ]
-        self.devices = values.devices
-        self.has_collectives = values.has_collectives
-        self.launch = values.executable.execute_sharded
 
     @functools.cached_property
     def metadata(self) -> pjrt.ExecutableMetadata:
@@ -47,6 +39,7 @@ class Executable:
             num_partitions=values.options.num_partitions,
             num_parameters=len(values.parameters),
             code_bytes=inner.size_of_generated_code_in_bytes(),
+            temporary_bytes=compiler.footprint(values).temporaries,
             output_types=tuple(dtypes.type_of(output.dtype) for output in values.outputs),
             output_dims=tuple(output.dims for output in values.outputs),
             output_kinds=values.output_kinds,
@@ -55,7 +48,7 @@ class Executable:
             parameter_layouts=tuple(parameter.layout for parameter in values.parameters),
             output_shardings=_serialized(outputs) if has_shardings else None,
             parameter_shardings=_serialized(parameters) if has_shardings else None,
-            donated=values.donated,
+            donated=values.program.donated,
         )
 
     def cost_analysis(self) -> dict[str, pjrt.api.Attribute]:
@@ -74,9 +67,22 @@ class Executable:
         )
 
     def serialize(self) -> bytes:
-        raise NotImplementedError(
-            "executables cannot be serialized yet; serialize the program with jax.export"
-        )
+        return self._values.serialize()
+
+
+class LoadedExecutable:
+    """Implements pjrt.LoadedExecutable."""
+
+    def __init__(self, values: compiler.Values, places: arrays.Places):
+        self.executable = Executable(values)
+        self.devices = values.devices
+        self.has_collectives = values.has_collectives
+        self.launch = values.executable.execute_sharded
+        sharding = places.side_by_side(tuple(id - places.first_id for id, _, _ in values.devices))
+        self.handlers = [
+            _jax.array_result_handler(arrays.Aval(o.dims, o.dtype), sharding, True, **_UNCHECKED)
+            for o in values.outputs
+        ]
 
 
 def _serialized(shardings: list[Any]) -> tuple[bytes, ...]:

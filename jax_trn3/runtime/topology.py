@@ -7,7 +7,9 @@ import hashlib
 import json
 from collections.abc import Mapping
 
-from jax_trn3 import hardware, pjrt
+from jax_trn3 import compiler, hardware, pjrt
+
+from .processes import Process, devices_of
 
 # JAX expects "device" to be the default memory, and knows the other two by these names.
 HOST_MEMORIES = (pjrt.MemorySpace("pinned_host"), pjrt.MemorySpace("unpinned_host"))
@@ -19,14 +21,14 @@ _FORMAT = "trn3-topology-1"  # of serialized topologies
 
 
 def _describe(
-    topology: hardware.Topology, location: hardware.CoreLocation, attached: bool
+    topology: hardware.Topology, location: hardware.CoreLocation, process: int, local_id: int
 ) -> pjrt.DeviceDescription:
     kind = topology.chip.core.name
     place = ", ".join(f"{axis}={i}" for axis, i in zip(topology.axes, location.coords))
     return pjrt.DeviceDescription(
         id=location.id,
-        process_index=0,
-        local_hardware_id=location.id if attached else -1,
+        process_index=process,
+        local_hardware_id=local_id,
         kind=kind,
         to_string=f"NeuronCore(id={location.id}, {place})",
         debug_string=f"trn3:{location.id}",
@@ -47,12 +49,12 @@ class TopologyDescription:
 
     topology: what is described.
     version: of the platform; JAX makes it part of its cache keys.
-    attached: whether the devices are those of this process.
+    process: whose devices are attached to this process, or None if none are.
     """
 
     platform_name = "trn3"
 
-    def __init__(self, topology: hardware.Topology, version: str, *, attached: bool):
+    def __init__(self, topology: hardware.Topology, version: str, process: Process | None = None):
         if topology.num_devices > _MOST_DEVICES:
             raise ValueError(
                 f"{topology.name} has {topology.num_devices} devices; at most {_MOST_DEVICES} can "
@@ -60,7 +62,7 @@ class TopologyDescription:
             )
         self.hardware = topology
         self.platform_version = version
-        self._attached = attached
+        self._process = process
 
     @property
     def attributes(self) -> dict[str, pjrt.api.Attribute]:
@@ -72,10 +74,24 @@ class TopologyDescription:
 
     @functools.cached_property
     def devices(self) -> tuple[pjrt.DeviceDescription, ...]:
+        locations, process = self.hardware.devices(), self._process
+        if process is None:
+            return tuple(_describe(self.hardware, location, 0, -1) for location in locations)
+        attached = devices_of(process, len(locations), self.hardware.name)
         return tuple(
-            _describe(self.hardware, location, self._attached)
-            for location in self.hardware.devices()
+            _describe(
+                self.hardware,
+                location,
+                process=location.id // len(attached),
+                local_id=location.id - attached.start if location.id in attached else -1,
+            )
+            for location in locations
         )
+
+    def check_fits(self, values: compiler.Values) -> None:
+        """MemoryError if a program needs more memory than a device has."""
+        limit = self.hardware.hbm_bytes_per_device
+        compiler.check_fits(values, limit, self.hardware.chip.core.name)
 
     def serialize(self) -> bytes:
         name, lnc = self.hardware.name, self.hardware.lnc

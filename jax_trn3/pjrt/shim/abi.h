@@ -675,6 +675,11 @@ typedef struct {
 } PJRT_Compile_Args;
 PJRT_ENDS(PJRT_Compile_Args, executable, 64);
 typedef struct {
+  PJRT_HEADER; PJRT_Client* client; PJRT_Executable* executable; const char* compile_options;
+  size_t compile_options_size; PJRT_LoadedExecutable* loaded_executable;
+} PJRT_Client_Load_Args;
+PJRT_ENDS(PJRT_Client_Load_Args, loaded_executable, 56);
+typedef struct {
   PJRT_HEADER; PJRT_Layouts_MemoryLayout* layout;
 } PJRT_Layouts_MemoryLayout_Destroy_Args;
 PJRT_ENDS(PJRT_Layouts_MemoryLayout_Destroy_Args, layout, 24);

@@ -71,22 +71,6 @@ PJRT_Event* completion_of(PyObject* arrays, PyObject* extra) {
 
 // ---- Buffers ---------------------------------------------------------------------------------
 
-static int64_t bits_of(PJRT_Buffer_Type type) {
-  switch (type) {
-    case PJRT_Buffer_Type_S1: case PJRT_Buffer_Type_U1: return 1;
-    case PJRT_Buffer_Type_S2: case PJRT_Buffer_Type_U2: return 2;
-    case PJRT_Buffer_Type_S4: case PJRT_Buffer_Type_U4: case PJRT_Buffer_Type_F4E2M1FN: return 4;
-    case PJRT_Buffer_Type_S16: case PJRT_Buffer_Type_U16: case PJRT_Buffer_Type_F16:
-    case PJRT_Buffer_Type_BF16: return 16;
-    case PJRT_Buffer_Type_S32: case PJRT_Buffer_Type_U32: case PJRT_Buffer_Type_F32: return 32;
-    case PJRT_Buffer_Type_S64: case PJRT_Buffer_Type_U64: case PJRT_Buffer_Type_F64:
-    case PJRT_Buffer_Type_C64: return 64;
-    case PJRT_Buffer_Type_C128: return 128;
-    case PJRT_Buffer_Type_TOKEN: case PJRT_Buffer_Type_INVALID: return 0;
-    default: return 8;
-  }
-}
-
 PJRT_Buffer* buffer_new(PJRT_Memory* memory, PJRT_Buffer_Type type, const int64_t* dims,
                         size_t rank, const char* layout, Shards* shards, int index) {
   PJRT_Buffer* buffer = handle_new(KIND_BUFFER, sizeof(PJRT_Buffer) + rank * sizeof(int64_t));
@@ -104,48 +88,26 @@ PJRT_Buffer* buffer_new(PJRT_Memory* memory, PJRT_Buffer_Type type, const int64_
   buffer->index = index;
   buffer->type = type;
   buffer->rank = rank;
-  int64_t elements = 1;
-  for (size_t i = 0; i < rank; i++) {
-    buffer->dims[i] = dims[i];
-    elements *= dims[i];
-  }
-  buffer->bytes = (elements * bits_of(type) + 7) / 8;
+  if (rank > 0) memcpy(buffer->dims, dims, rank * sizeof(int64_t));
+  buffer->bytes = bytes_of_shape(type, dims, rank);
   atomic_init(&buffer->shards, shards);
-  memory_count(memory, buffer->bytes);
+  account_open(buffer);
   return buffer;
 }
 
 void buffer_delete(PJRT_Buffer* buffer) {
   Shards* shards = atomic_exchange(&buffer->shards, NULL);
   if (shards == NULL) return;
-  memory_uncount(buffer->memory, buffer->bytes);
+  account_close(buffer);
   bury_shards(shards);
 }
 
 PJRT_Error* buffer_deleted_error(const PJRT_Buffer* buffer, const char* what) {
   char shape[256];
-  size_t used = 0;
-  shape[0] = 0;
-  for (size_t i = 0; i < buffer->rank && used < sizeof(shape); i++)
-    used += (size_t)snprintf(shape + used, sizeof(shape) - used, i == 0 ? "%lld" : ",%lld",
-                             (long long)buffer->dims[i]);
   return error_new(PJRT_Error_Code_INVALID_ARGUMENT,
-                   "%s: the buffer (shape [%s], on %s) has been deleted or donated", what, shape,
+                   "%s: the buffer (%s, on %s) has been deleted or donated", what,
+                   shape_text(buffer->type, buffer->dims, buffer->rank, shape, sizeof(shape)),
                    buffer->memory->device->description->to_string);
-}
-
-char* dense_layout(const int64_t* minor_to_major, size_t rank, size_t* size) {
-  char* text = malloc(rank * 21 + 3);
-  if (text == NULL) return NULL;
-  char* end = text;
-  *end++ = '{';
-  for (size_t i = 0; i < rank; i++)
-    end += sprintf(end, i == 0 ? "%lld" : ",%lld",
-                   minor_to_major == NULL ? (long long)(rank - 1 - i) : (long long)minor_to_major[i]);
-  *end++ = '}';
-  *end = 0;
-  *size = (size_t)(end - text);
-  return text;
 }
 
 // ---- From the host, and to other memories ----------------------------------------------------
@@ -182,19 +144,6 @@ static bool is_permutation(const PJRT_Buffer_MemoryLayout* layout, size_t rank) 
   return true;
 }
 
-// Of an array in C order. False if the number does not fit, or a dimension is negative.
-static bool array_bytes(PJRT_Buffer_Type type, const int64_t* dims, size_t rank, int64_t* bytes) {
-  int64_t bits = bits_of(type);
-  bool fits = true, empty = false;
-  for (size_t i = 0; i < rank; i++) {
-    if (dims[i] < 0) return false;
-    empty = empty || dims[i] == 0;
-    fits = fits && !__builtin_mul_overflow(bits, dims[i], &bits);
-  }
-  *bytes = empty ? 0 : bits / 8;
-  return fits || empty;
-}
-
 // What XLA or numpy would not refuse by themselves, or not without ending the process.
 static PJRT_Error* check_host_array(const PJRT_Client_BufferFromHostBuffer_Args* args,
                                     const PJRT_Memory* memory) {
@@ -204,14 +153,10 @@ static PJRT_Error* check_host_array(const PJRT_Client_BufferFromHostBuffer_Args*
     return error_new(PJRT_Error_Code_INVALID_ARGUMENT,
                      "PJRT_Client_BufferFromHostBuffer: %zu dimensions and %zu strides", rank,
                      args->num_byte_strides);
-  int64_t bytes = 0;
-  if (!array_bytes(args->type, args->dims, rank, &bytes))
+  int64_t bytes = bytes_of_shape(args->type, args->dims, rank);
+  if (bytes < 0)
     return error_new(PJRT_Error_Code_INVALID_ARGUMENT,
                      "PJRT_Client_BufferFromHostBuffer: negative dimensions, or too many elements");
-  if (memory->bytes_limit > 0 && bytes > memory->bytes_limit)
-    return error_new(PJRT_Error_Code_RESOURCE_EXHAUSTED,
-                     "an array of %lld bytes does not fit into the %lld of %s", (long long)bytes,
-                     (long long)memory->bytes_limit, memory->to_string);
   if (args->data == NULL && bytes > 0)
     return error_new(PJRT_Error_Code_INVALID_ARGUMENT, "PJRT_Client_BufferFromHostBuffer: no data");
   if (args->host_buffer_semantics < 0 ||
@@ -221,7 +166,9 @@ static PJRT_Error* check_host_array(const PJRT_Client_BufferFromHostBuffer_Args*
   if (memory->device->client != args->client)
     return error_new(PJRT_Error_Code_INVALID_ARGUMENT, "%s belongs to another client",
                      memory->to_string);
-  return NULL;
+  char shape[256];
+  return account_check(memory, bytes, 0, shape_text(args->type, args->dims, rank, shape,
+                                                    sizeof(shape)));
 }
 
 static PJRT_Error* check_device_layout(const PJRT_Buffer_MemoryLayout* layout, size_t rank) {
@@ -296,8 +243,15 @@ static PJRT_Error* copy_to_memory(PJRT_Buffer* buffer, PJRT_Memory* memory, PJRT
   if (memory->device->client != buffer->client)
     return error_new(PJRT_Error_Code_INVALID_ARGUMENT, "%s belongs to another client",
                      memory->to_string);
+  if (!memory->device->is_addressable)
+    return error_new(PJRT_Error_Code_INVALID_ARGUMENT, "%s belongs to another process",
+                     memory->device->description->to_string);
+  char shape[256];
+  shape_text(buffer->type, buffer->dims, buffer->rank, shape, sizeof(shape));
+  PJRT_Error* error = account_check(memory, buffer->bytes, 0, shape);
+  if (error != NULL) return error;
   Entry entry;
-  PJRT_Error* error = enter(&entry);
+  error = enter(&entry);
   if (error != NULL) return error;
   PyObject* array = array_of(buffer, NULL);
   if (array == NULL) {
@@ -332,7 +286,7 @@ FUNCTION(Buffer_CopyToDevice, dst_buffer) {
 
 // Bytes of the array on the host, where elements of less than a byte take one each.
 static size_t host_bytes(const PJRT_Buffer* buffer) {
-  int64_t elements = 1, bits = bits_of(buffer->type);
+  int64_t elements = 1, bits = bits_of_type(buffer->type);
   for (size_t i = 0; i < buffer->rank; i++) elements *= buffer->dims[i];
   return (size_t)(elements * (bits < 8 && bits > 0 ? 8 : bits) / 8);
 }

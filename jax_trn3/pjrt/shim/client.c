@@ -148,17 +148,33 @@ FUNCTION(Client_DefaultDeviceAssignment, default_assignment) {
   return NULL;
 }
 
+// Which processes are alive. The device's own transport finds out by itself; an error from here
+// would abort the process.
+HIDDEN PJRT_Error* PJRT_Client_UpdateGlobalProcessInfo(PJRT_Args* args) {
+  (void)args;
+  return NULL;
+}
+
+// ---- Programs --------------------------------------------------------------------------------
+
+static PJRT_Error* check_program(const PJRT_Program* program, const char* function) {
+  if (program != NULL && HAS(program, format_size) && program->code != NULL &&
+      program->format != NULL)
+    return NULL;
+  return error_new(PJRT_Error_Code_INVALID_ARGUMENT, "%s: no program", function);
+}
+
 FUNCTION(Client_Compile, executable) {
   NEED(args->client, KIND_CLIENT);
   const PJRT_Program* program = args->program;
-  if (program == NULL || !HAS(program, format_size) || program->code == NULL)
-    return error_new(PJRT_Error_Code_INVALID_ARGUMENT, "PJRT_Client_Compile: no program");
+  PJRT_Error* error = check_program(program, "PJRT_Client_Compile");
+  if (error != NULL) return error;
   Entry entry;
-  PJRT_Error* error = enter(&entry);
+  error = enter(&entry);
   if (error != NULL) return error;
   PyObject* object = PyObject_CallMethod(
-      args->client->object, "compile", "NNN",
-      bytes_of(program->code, program->code_size), string_of(program->format, program->format_size),
+      args->client->object, "compile", "NNN", bytes_of(program->code, program->code_size),
+      string_of(program->format, program->format_size),
       bytes_of(args->compile_options, args->compile_options_size));
   args->executable = object == NULL ? NULL : loaded_executable_new(args->client, object);
   if (args->executable == NULL) error = error_from_python();
@@ -166,20 +182,60 @@ FUNCTION(Client_Compile, executable) {
   return error;
 }
 
+// For a topology, which need not be attached; nothing can be run afterwards, but much be asked.
+FUNCTION(Compile, executable) {
+  NEED(args->topology, KIND_TOPOLOGY);
+  const PJRT_Program* program = args->program;
+  PJRT_Error* error = check_program(program, "PJRT_Compile");
+  if (error != NULL) return error;
+  Entry entry;
+  error = enter(&entry);
+  if (error != NULL) return error;
+  PyObject* owner = platform();
+  PyObject* object = owner == NULL ? NULL : PyObject_CallMethod(
+      owner, "compile", "ONNN", args->topology->object,
+      bytes_of(program->code, program->code_size),
+      string_of(program->format, program->format_size),
+      bytes_of(args->compile_options, args->compile_options_size));
+  args->executable = object == NULL ? NULL : executable_new(object);
+  if (args->executable == NULL) error = error_from_python();
+  leave(&entry);
+  return error;
+}
+
+// Takes `data`, which may be NULL with an exception set.
+static PJRT_LoadedExecutable* load(PJRT_Client* client, PyObject* data, PyObject* options) {
+  PyObject* object = data == NULL
+      ? NULL : PyObject_CallMethod(client->object, "deserialize", "OO", data, options);
+  Py_XDECREF(data);
+  Py_XDECREF(options);
+  return object == NULL ? NULL : loaded_executable_new(client, object);
+}
+
 FUNCTION(Executable_DeserializeAndLoad, loaded_executable) {
   NEED(args->client, KIND_CLIENT);
   Entry entry;
   PJRT_Error* error = enter(&entry);
   if (error != NULL) return error;
-  bool has_options = HAS(args, overridden_serialized_compile_options_size) &&
-                     args->overridden_serialized_compile_options != NULL;
-  PyObject* object = PyObject_CallMethod(
-      args->client->object, "deserialize", "NN",
-      bytes_of(args->serialized_executable, args->serialized_executable_size),
-      has_options ? bytes_of(args->overridden_serialized_compile_options,
-                             args->overridden_serialized_compile_options_size)
-                  : bytes_of(NULL, 0));
-  args->loaded_executable = object == NULL ? NULL : loaded_executable_new(args->client, object);
+  bool has_options = HAS(args, overridden_serialized_compile_options_size);
+  args->loaded_executable =
+      load(args->client, bytes_of(args->serialized_executable, args->serialized_executable_size),
+           bytes_of(has_options ? args->overridden_serialized_compile_options : NULL,
+                    has_options ? args->overridden_serialized_compile_options_size : 0));
+  if (args->loaded_executable == NULL) error = error_from_python();
+  leave(&entry);
+  return error;
+}
+
+FUNCTION(Client_Load, loaded_executable) {
+  NEED(args->client, KIND_CLIENT);
+  NEED(args->executable, KIND_EXECUTABLE);
+  Entry entry;
+  PJRT_Error* error = enter(&entry);
+  if (error != NULL) return error;
+  args->loaded_executable =
+      load(args->client, PyObject_CallMethod(args->executable->object, "serialize", NULL),
+           bytes_of(args->compile_options, args->compile_options_size));
   if (args->loaded_executable == NULL) error = error_from_python();
   leave(&entry);
   return error;

@@ -1,4 +1,4 @@
-// PJRT_Device and PJRT_Memory: identity, and how many bytes live where.
+// PJRT_Device and PJRT_Memory: identity. How many bytes live where is account.c.
 #include "shim.h"
 
 static char* duplicate(const char* text, size_t size) {
@@ -98,23 +98,6 @@ void devices_free(PJRT_Client* client) {
   free(client->devices);
   free(client->addressable_devices);
   free(client->memories);
-}
-
-// ---- Accounting ------------------------------------------------------------------------------
-
-static void raise_to(atomic_llong* maximum, long long value) {
-  long long old = atomic_load(maximum);
-  while (old < value && !atomic_compare_exchange_weak(maximum, &old, value)) {}
-}
-
-void memory_count(PJRT_Memory* memory, int64_t bytes) {
-  raise_to(&memory->peak_bytes_in_use, atomic_fetch_add(&memory->bytes_in_use, bytes) + bytes);
-  raise_to(&memory->largest_alloc_size, bytes);
-  atomic_fetch_add(&memory->num_allocs, 1);
-}
-
-void memory_uncount(PJRT_Memory* memory, int64_t bytes) {
-  atomic_fetch_sub(&memory->bytes_in_use, bytes);
 }
 
 // ---- The API ---------------------------------------------------------------------------------

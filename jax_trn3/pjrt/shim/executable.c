@@ -97,6 +97,7 @@ static bool read_metadata(PJRT_Executable* executable, PyObject* metadata) {
   executable->num_partitions = (int)attribute_int(metadata, "num_partitions");
   executable->num_parameters = (size_t)attribute_int(metadata, "num_parameters");
   executable->code_bytes = attribute_int(metadata, "code_bytes");
+  executable->temporary_bytes = attribute_int(metadata, "temporary_bytes");
   if (PyErr_Occurred() != NULL || !read_outputs(executable, metadata)) return false;
   size_t outputs = executable->num_outputs, parameters = executable->num_parameters;
   executable->output_kinds =

@@ -57,16 +57,25 @@ PJRT_LoadedExecutable* loaded_executable_new(PJRT_Client* client, PyObject* obje
   }
   loaded->client = client;
   atomic_fetch_add(&client->head.references, 1);
-  loaded->executable = executable_new(object);
+  PyObject* executable = PyObject_GetAttrString(object, "executable");
+  loaded->executable = executable == NULL ? NULL : executable_new(executable);
   if (loaded->executable != NULL) handle_set_owned(loaded->executable, 0);
   bool ok = loaded->executable != NULL && read_launch(loaded, object) && read_devices(loaded, object);
+  Py_DECREF(object);
   size_t outputs = ok ? loaded->executable->num_outputs : 0;
   loaded->output_memories = calloc(loaded->num_devices * outputs + 1, sizeof(void*));
   if (ok && loaded->output_memories == NULL) ok = PyErr_NoMemory() != NULL;
-  for (size_t d = 0; ok && d < loaded->num_devices; d++)
-    for (size_t k = 0; k < outputs; k++)
-      loaded->output_memories[d * outputs + k] =
-          memory_of_kind(loaded->devices[d], loaded->executable->output_kinds[k]);
+  for (size_t d = 0; ok && d < loaded->num_devices; d++) {
+    PJRT_Device* device = loaded->devices[d];
+    for (size_t k = 0; k < outputs; k++) {
+      PJRT_Memory* memory = memory_of_kind(device, loaded->executable->output_kinds[k]);
+      loaded->output_memories[d * outputs + k] = memory;
+      if (d == 0 && memory == device->memories[0])
+        loaded->output_bytes += bytes_of_shape(loaded->executable->output_types[k],
+                                               loaded->executable->output_dims[k],
+                                               loaded->executable->output_ranks[k]);
+    }
+  }
   if (ok) return loaded;
   loaded_executable_free(loaded);
   return NULL;
@@ -184,6 +193,31 @@ static PJRT_Error* check_call(PJRT_LoadedExecutable_Execute_Args* args) {
   return NULL;
 }
 
+static bool may_donate(const PJRT_LoadedExecutable_Execute_Args* args, size_t k) {
+  if (!args->executable->executable->donated[k]) return false;
+  const PJRT_ExecuteOptions* options = args->options;
+  for (size_t i = 0; options != NULL && i < options->num_non_donatable_input_indices; i++)
+    if (options->non_donatable_input_indices[i] == (int64_t)k) return false;
+  return true;
+}
+
+// Whether outputs and temporaries fit beside all that lives on the devices.
+static PJRT_Error* check_room(const PJRT_LoadedExecutable_Execute_Args* args) {
+  PJRT_LoadedExecutable* loaded = args->executable;
+  int64_t bytes = loaded->output_bytes + loaded->executable->temporary_bytes;
+  for (size_t d = 0; d < args->num_devices; d++) {
+    PJRT_Memory* memory = loaded->devices[d]->memories[0];
+    if (bytes <= memory->bytes_limit - atomic_load(&memory->bytes_in_use)) continue;
+    int64_t freed = 0;
+    for (size_t k = 0; k < args->num_args; k++)
+      if (may_donate(args, k) && args->argument_lists[d][k]->memory == memory)
+        freed += args->argument_lists[d][k]->bytes;
+    PJRT_Error* error = account_check(memory, bytes, freed, loaded->executable->name);
+    if (error != NULL) return error;
+  }
+  return NULL;
+}
+
 // Argument k of all devices as one array; a new reference, or NULL with an exception set. Buffers
 // that come from different arrays are put together once and from then on share the result.
 static PyObject* argument(PJRT_LoadedExecutable_Execute_Args* args, size_t k) {
@@ -232,14 +266,6 @@ static PyObject* argument(PJRT_LoadedExecutable_Execute_Args* args, size_t k) {
     if (old != NULL) shards_release(old);
   }
   return array;
-}
-
-static bool may_donate(const PJRT_LoadedExecutable_Execute_Args* args, size_t k) {
-  if (!args->executable->executable->donated[k]) return false;
-  const PJRT_ExecuteOptions* options = args->options;
-  for (size_t i = 0; options != NULL && i < options->num_non_donatable_input_indices; i++)
-    if (options->non_donatable_input_indices[i] == (int64_t)k) return false;
-  return true;
 }
 
 static PyObject* arguments(PJRT_LoadedExecutable_Execute_Args* args) {
@@ -307,6 +333,8 @@ static bool make_outputs(PJRT_LoadedExecutable_Execute_Args* args, PyObject* arr
       complete = complete && args->output_lists[d][k] != NULL;
     }
   }
+  for (size_t d = 0; complete && executable->temporary_bytes > 0 && d < n; d++)
+    account_peak(loaded->devices[d]->memories[0], executable->temporary_bytes);
   if (complete) return true;
   drop_outputs(args, outputs);
   PyErr_NoMemory();
@@ -333,6 +361,7 @@ static PyObject* launch(PJRT_LoadedExecutable* loaded, PyObject* list, PyObject*
 FUNCTION(LoadedExecutable_Execute, device_complete_events) {
   NEED(args->executable, KIND_LOADED_EXECUTABLE);
   PJRT_Error* error = check_call(args);
+  if (error == NULL) error = check_room(args);
   if (error != NULL) return error;
   Entry entry;
   error = enter(&entry);

@@ -48,13 +48,9 @@ REFUSE(Buffer_DonateWithControlDependency, "donate by jax.jit(donate_argnums=...
 REFUSE(Buffer_Bitcast, "use jax.lax.bitcast_convert_type")
 REFUSE(Client_DmaMap, "host memory needs no registration here")
 REFUSE(Client_DmaUnmap, "host memory needs no registration here")
-REFUSE(Client_UpdateGlobalProcessInfo, "there is one process")
 REFUSE(Device_PoisonExecution, "an execution cannot be poisoned from outside")
 REFUSE(ExecuteContext_Create, "executions take no context")
 REFUSE(ExecuteContext_Destroy, "executions take no context")
-REFUSE(Compile, "ahead-of-time compilation against a topology is not supported yet; compile on "
-                "devices of that topology (JAX_TRN3_TOPOLOGY)")
-REFUSE(Client_Load, "executables are loaded when they are compiled")
 REFUSE(TopologyDescription_MakeCanonicalShapeForMemorySpace, "all layouts are row-major")
 REFUSE(TopologyDescription_GetMemorySpaceKindIds, "ask the devices for their memories")
 

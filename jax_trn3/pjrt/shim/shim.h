@@ -224,6 +224,7 @@ struct PJRT_Memory {
   size_t kind_size, debug_string_size, to_string_size;
   int64_t bytes_limit;  // 0: unlimited
   atomic_llong bytes_in_use, peak_bytes_in_use, num_allocs, largest_alloc_size;
+  struct PJRT_Buffer* large;  // the list of those that count (account.c)
 };
 
 struct PJRT_Device {
@@ -255,13 +256,32 @@ HIDDEN bool devices_new(PJRT_Client* client);  // from client->topology; GIL; fa
 HIDDEN void devices_free(PJRT_Client* client);
 HIDDEN void client_release(PJRT_Client* client);
 HIDDEN PJRT_Device* client_device(const PJRT_Client* client, int id);
-HIDDEN void memory_count(PJRT_Memory* memory, int64_t bytes);    // an allocation
-HIDDEN void memory_uncount(PJRT_Memory* memory, int64_t bytes);  // and its end
 
 // A place for a program with collectives (flights.c), and the program's token for the place; NULL if
 // it did not start. GIL.
 HIDDEN bool flight_begin(PJRT_Client* client);
 HIDDEN void flight_started(PJRT_Client* client, PyObject* token);
+
+// ---- What lives in a memory (account.c) ------------------------------------------------------
+
+HIDDEN void account_open(struct PJRT_Buffer* buffer);   // an allocation of buffer->bytes
+HIDDEN void account_close(struct PJRT_Buffer* buffer);  // and its end
+HIDDEN void account_peak(PJRT_Memory* memory, int64_t temporaries);  // while a program runs
+// NULL if `bytes` more fit into a memory, of which `freed` come back at the same time; otherwise
+// RESOURCE_EXHAUSTED, with who wants them and what is largest.
+HIDDEN PJRT_Error* account_check(const PJRT_Memory* memory, int64_t bytes, int64_t freed,
+                                 const char* who);
+
+// ---- Shapes (shape.c) ------------------------------------------------------------------------
+
+HIDDEN int bits_of_type(PJRT_Buffer_Type type);  // on the device; 0 for a token
+// Bytes of an array on the device; -1 if a size is negative or the product does not fit.
+HIDDEN int64_t bytes_of_shape(PJRT_Buffer_Type type, const int64_t* dims, size_t rank);
+// "f32[2,3]".
+HIDDEN const char* shape_text(PJRT_Buffer_Type type, const int64_t* dims, size_t rank, char* text,
+                              size_t size);
+// "{1,0}"; row-major if minor_to_major is NULL.
+HIDDEN char* dense_layout(const int64_t* minor_to_major, size_t rank, size_t* size);
 
 // ---- Buffers (buffer.c) ----------------------------------------------------------------------
 
@@ -284,6 +304,7 @@ struct PJRT_Buffer {
   PJRT_Buffer_Type type;
   size_t rank;
   int64_t bytes;
+  struct PJRT_Buffer *larger_before, *larger_after;  // in memory->large (account.c)
   char* layout;             // "{0,1}", minor to major; NULL for row-major
   int external_references;  // these two under `pins`
   PyObject* external;       // keeps the memory while external_references > 0
@@ -300,7 +321,6 @@ HIDDEN PJRT_Buffer* buffer_new(PJRT_Memory* memory, PJRT_Buffer_Type type, const
 HIDDEN void buffer_delete(PJRT_Buffer* buffer);
 HIDDEN void buffer_free(PJRT_Buffer* buffer);
 HIDDEN PJRT_Error* buffer_deleted_error(const PJRT_Buffer* buffer, const char* what);
-HIDDEN char* dense_layout(const int64_t* minor_to_major, size_t rank, size_t* size);
 // The event of arrays that may still be computed, or may have failed, being ready. GIL; NULL with an
 // exception set when memory is short.
 HIDDEN PJRT_Event* completion_of(PyObject* arrays, PyObject* extra);
@@ -313,7 +333,7 @@ struct PJRT_Executable {
   char *name, *fingerprint, *options;
   size_t name_size, fingerprint_size, options_size;
   int num_replicas, num_partitions;
-  int64_t code_bytes;
+  int64_t code_bytes, temporary_bytes;
   size_t num_outputs, num_parameters;
   PJRT_Buffer_Type* output_types;
   int64_t** output_dims;     // by output
@@ -349,6 +369,7 @@ struct PJRT_LoadedExecutable {
   struct { int replica, partition; }* logical_ids;
   size_t num_devices;
   PJRT_Memory** output_memories;  // num_devices rows of num_outputs
+  int64_t output_bytes;           // of those in a device's default memory, on one device
 };
 
 // Layouts as "{1,0}", minor to major. NULL when memory is short.
