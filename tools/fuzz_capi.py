@@ -61,6 +61,8 @@ WEIGHTS = {
     "Client_Destroy": 0.05,
     "Client_Compile": 0.5,
     "Compile": 0.2,
+    "Client_Load": 0.2,
+    "Executable_DeserializeAndLoad": 0.2,
     "LoadedExecutable_Destroy": 0.15,
     "LoadedExecutable_Delete": 0.1,
     "Executable_Destroy": 0.5,

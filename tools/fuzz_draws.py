@@ -35,8 +35,6 @@ UNSURE = {
     "ExecuteContext_Destroy",
     "Compile",
     "Buffer_CopyRawToHost",
-    "Executable_Serialize",
-    "Executable_DeserializeAndLoad",
 }
 NO_INPUT = {
     "Client_Create",

@@ -7,7 +7,7 @@ from typing import Any
 
 from fuzz_arrays import F32, S32
 from fuzz_draws import HUGE, ROOM, Draw, list_of, permanent
-from fuzz_model import Handle, Violation
+from fuzz_model import Handle
 from pjrt_abi import STRUCTS
 
 # Text, replicas, and what goes in and comes out: (type, dims).
@@ -142,16 +142,21 @@ def compile(d: Draw) -> None:
 
 
 def compiled(d: Draw) -> None:
+    name = d.about["name"]
     if d.name == "Compile":
-        d.model.add("PJRT_Executable", d.args.executable)
-        return
-    name, client = d.about["name"], d.inputs["client"]
+        d.model.add("PJRT_Executable", d.args.executable, program=name)
+    else:
+        register_loaded(d, d.args.executable, d.inputs["client"], name)
+
+
+def register_loaded(d: Draw, address: int, client: Handle | None, name: str | None) -> None:
+    """A new loaded executable, of a program of ours or of another."""
     about = {"client": client, "program": name, "odd": d.must != "work"}
-    loaded = d.model.add("PJRT_LoadedExecutable", d.args.executable, **about)
+    loaded = d.model.add("PJRT_LoadedExecutable", address, **about)
     parameters = PROGRAMS[name][2] if name else []
     call = d.fuzzer.call
     made = call("LoadedExecutable_GetExecutable", loaded_executable=loaded.address).executable
-    executable = d.model.add("PJRT_Executable", made)
+    executable = d.model.add("PJRT_Executable", made, program=name)
     executable.keeper = loaded
     loaded.about |= {"executable": executable, "parameters": parameters}
     found = call("LoadedExecutable_AddressableDevices", executable=loaded.address)
@@ -170,15 +175,48 @@ def got_executable(d: Draw) -> None:
     d.model.add("PJRT_Executable", d.args.executable)
 
 
+SERIALIZED: list[tuple[bytes, str | None]] = []  # the latest, and their programs
+
+
+def serialize(d: Draw) -> None:
+    executable = d.handle("executable", "PJRT_Executable")
+    d.about = {"name": executable.about.get("program") if executable else None}
+
+
+def serialized(d: Draw) -> None:
+    data = ctypes.string_at(d.args.serialized_bytes, d.args.serialized_bytes_size)
+    d.strings()  # frees it
+    SERIALIZED.append((data, d.about["name"]))
+    del SERIALIZED[:-5]
+
+
 def deserialize(d: Draw) -> None:
     d.handle("client", "PJRT_Client", permanent)
-    d.bytes_field("serialized_executable", d.rng.choice((b"", b"garbage", bytes(100))))
-    if d.one_in(2):
+    data, d.about["name"] = d.rng.choice(SERIALIZED or [(b"garbage", None)])
+    way = d.rng.randrange(4)
+    if way == 0:
+        data = data[: d.rng.randrange(len(data))]
+    elif way == 1:
+        at = d.rng.randrange(len(data))
+        data = data[:at] + bytes([data[at] ^ 1 << d.rng.randrange(8)]) + data[at + 1 :]
+    if way < 2 or not SERIALIZED:
+        d.bad(f"serialized_executable spoilt {way}")
+    d.bytes_field("serialized_executable", data)
+    if d.one_in(3):
         d.bytes_field("overridden_serialized_compile_options", d.rng.choice(BAD_OPTIONS))
+    d.unsure()  # its devices may be another client's
 
 
-def deserialized(d: Draw) -> None:
-    raise Violation("garbage was taken for an executable")
+def client_load(d: Draw) -> None:
+    d.handle("client", "PJRT_Client", permanent)
+    executable = d.handle("executable", "PJRT_Executable")
+    d.bytes_field("compile_options", d.rng.choice((b"", b"", *BAD_OPTIONS)))
+    d.about = {"name": executable.about.get("program") if executable else None}
+    d.unsure()
+
+
+def loaded(d: Draw) -> None:
+    register_loaded(d, d.args.loaded_executable, d.inputs["client"], d.about["name"])
 
 
 def optimized_program(d: Draw) -> None:
