@@ -35,7 +35,7 @@ def client_destroyed(d: Draw) -> None:
 
 
 def topology_create(d: Draw) -> None:
-    names = [b"", b"trn3-core", b"trn3-core", b"trn3-chip", b"trn3-sled"]
+    names = [b"", b"trn3-core", b"trn3-core", b"trn3-chip", b"trn1-chip"]
     wrong = [b"trn9", b"\xff\xfe", b"trn3-ultracluster:0", b"trn3-ultracluster:99999999999", b"\0"]
     name = d.rng.choice(names + wrong)
     d.bytes_field("topology_name", name)

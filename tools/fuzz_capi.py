@@ -187,8 +187,14 @@ class Fuzzer:
         memory, start = 0.0, time.perf_counter()
         fuzz_calls.set_up(self)
         for _ in range(WARM_UP):
-            self.step("Client_Compile")
-            self.step("LoadedExecutable_Execute")
+            for name in (
+                "Client_Compile",
+                "LoadedExecutable_Execute",
+                "TopologyDescription_Create",
+            ):
+                self.step(name)
+            for _ in range(4):  # one for each size of topology makes an XLA client
+                self.step("Compile")
         first = self.n
         while self.n - first < calls:
             name = self.model.overfull() or self.rng.choices(names, cum_weights=weights)[0]
