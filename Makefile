@@ -29,7 +29,7 @@ bench: $(VENV)/ready
 # XLA keep too much until the end. libstdc++ is loaded early for the sanitizer's sake.
 SANITIZE := -fsanitize=address,undefined -fno-sanitize-recover=all
 SANITIZED := LD_PRELOAD="$(shell gcc -print-file-name=libasan.so) $(shell gcc -print-file-name=libstdc++.so)" \
-	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
+	ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1 \
 	PYTHONPATH=build/sanitize PYTHONSAFEPATH=1
 SANITIZED_CALLS ?= 100000
 

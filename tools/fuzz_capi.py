@@ -3,18 +3,21 @@
     python tools/fuzz_capi.py --calls 1000000 --seed 0
 
 Every function of the table and of the extensions is called with handles that are live, NULL, of
-another kind, destroyed, lent (to be destroyed with their owner only) or no handles at all;
-with struct sizes that are too small and too large; with NULL for arrays that have a count, and sizes
-that no memory has; with malformed programs, compile options, options, topologies; with
-devices, dimensions, types, strides, layouts and lists of arguments that are wrong in each way listed
-below. Not drawn, because no C library can tell: addresses of unreadable memory, counts beyond
-the end of an array that is there, events that nobody will set for Event_Await.
+another kind, destroyed, lent (to be destroyed with their owner only) or no handles at all; with
+struct sizes that are too small and too large; with NULL for arrays that have a count, and sizes
+that no memory has; with malformed programs, compile options, options and topologies; with devices,
+dimensions, types, strides, layouts and lists of arguments that are wrong in the ways that
+fuzz_draws.py and fuzz_calls.py list. Not drawn, because no C library can tell: addresses of
+unreadable memory, counts beyond the end of an array that is there, memory of a handle that has been
+used again (the shim remembers the last 512 that were destroyed), handles in two threads at once.
+Nor are events that nobody will set for Event_Await, which has to wait for them, and arrays that
+would fill this machine, in memories that have no limit.
 
 Checked at each call: what must fail fails, what must work works, an error has a code from 1 to 16
 and a message, nothing is written beyond struct_size, handles that are not new are the known ones.
-At the end: all handles are destroyed, none is left in the shim, no device has a byte in use, and the
-process has not grown. The calls are made in a child process; a crash or a hang is attributed by a
-ring of the last calls, in a file that both map.
+At the end: all handles are destroyed, none is left in the shim, no device has a byte in use, and
+the process has not grown. The calls are made in a child process; a crash or a hang is attributed by
+a ring of the last calls, in a file that both map.
 """
 
 from __future__ import annotations
@@ -38,8 +41,10 @@ from typing import Any
 
 sys.path.insert(0, os.path.dirname(__file__))  # PYTHONSAFEPATH takes it away
 
-import fuzz_draws
-from fuzz_model import Handle, Model, Violation
+import fuzz_calls
+from fuzz_draws import CODE_WITHOUT_MESSAGE, Draw
+from fuzz_model import DESTROY, Handle, Model, Violation
+from fuzz_programs import refresh
 from pjrt_abi import load, struct_of
 
 RING, ENTRY = 256, 256  # calls in the ring, bytes of each
@@ -49,13 +54,15 @@ UNTOUCHED = 0xA5
 WARM_UP = 40  # programs that are compiled first; XLA keeps some memory from then on
 HANG_S = 120
 
-# How often, where it is not 1; those without a struct are refused at once, and told apart by nothing.
+# How often, where it is not 1. Those without a struct are refused, whatever they are given.
 REFUSED = 0.2
 WEIGHTS = {
     "Client_Create": 0.05,
     "Client_Destroy": 0.05,
     "Client_Compile": 0.5,
     "Compile": 0.2,
+    "Client_Load": 0.2,
+    "Executable_DeserializeAndLoad": 0.2,
     "LoadedExecutable_Destroy": 0.15,
     "LoadedExecutable_Delete": 0.1,
     "Executable_Destroy": 0.5,
@@ -140,7 +147,7 @@ class Fuzzer:
         code = block[3] & 0xFFFFFFFF
         if failed or not 1 <= code <= 16:
             raise Violation(f"an error with code {code}: {text!r}")
-        if not text and code != fuzz_draws.CODE_WITHOUT_MESSAGE:
+        if not text and code != CODE_WITHOUT_MESSAGE:
             raise Violation(f"an error with code {code} and no message")
         self.codes[code] += 1
         if self.rng.random() < 0.02 and self.model.room("PJRT_Error"):
@@ -154,7 +161,8 @@ class Fuzzer:
     def step(self, name: str) -> None:
         """One drawn call."""
         args = self.lay(name)
-        draw = fuzz_draws.Draw(self, name, self.structs[name], args)
+        special, worked = fuzz_calls.SPECIAL.get(name), fuzz_calls.WORKED.get(name)
+        draw = Draw(self, name, self.structs[name], args, special, worked)
         draw.arguments()
         size = draw.struct_size()
         error = self.run(name, size, " ".join(draw.notes))
@@ -163,7 +171,8 @@ class Fuzzer:
             text = self.text_of(error)
             if draw.must == "work":
                 raise Violation(f"{name} must work: {text}")
-            draw.failed()
+            if name == "LoadedExecutable_Execute":
+                refresh(draw)
         elif draw.must == "fail":
             raise Violation(f"{name} must fail: {' '.join(draw.notes)}")
         else:
@@ -172,14 +181,20 @@ class Fuzzer:
     # ---- The whole ----
 
     def loop(self, calls: int, growth_mb: float) -> None:
-        names = [name for name in self.functions if name not in fuzz_draws.NEVER]
+        names = list(self.functions)
         usual = {name: 1.0 if self.structs[name] else REFUSED for name in names}
         weights = list(itertools.accumulate((usual | WEIGHTS)[name] for name in names))
         memory, start = 0.0, time.perf_counter()
-        fuzz_draws.set_up(self)
+        fuzz_calls.set_up(self)
         for _ in range(WARM_UP):
-            self.step("Client_Compile")
-            self.step("LoadedExecutable_Execute")
+            for name in (
+                "Client_Compile",
+                "LoadedExecutable_Execute",
+                "TopologyDescription_Create",
+            ):
+                self.step(name)
+            for _ in range(4):  # one for each size of topology makes an XLA client
+                self.step("Compile")
         first = self.n
         while self.n - first < calls:
             name = self.model.overfull() or self.rng.choices(names, cum_weights=weights)[0]
@@ -234,7 +249,7 @@ class Fuzzer:
                 self.destroy(handle)
 
     def destroy(self, handle: Handle) -> None:
-        function, field = fuzz_draws.DESTROY[handle.kind]
+        function, field = DESTROY[handle.kind]
         self.call(function, **{field: handle.address})
         self.model.destroyed(handle)
 

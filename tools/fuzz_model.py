@@ -7,6 +7,19 @@ import random
 from dataclasses import dataclass, field
 from typing import Any
 
+# The handles that are destroyed: by what, in which field.
+DESTROY = {
+    "PJRT_Error": ("Error_Destroy", "error"),
+    "PJRT_Event": ("Event_Destroy", "event"),
+    "PJRT_Client": ("Client_Destroy", "client"),
+    "PJRT_Executable": ("Executable_Destroy", "executable"),
+    "PJRT_LoadedExecutable": ("LoadedExecutable_Destroy", "executable"),
+    "PJRT_Buffer": ("Buffer_Destroy", "buffer"),
+    "PJRT_TopologyDescription": ("TopologyDescription_Destroy", "topology"),
+    "PJRT_Layouts_MemoryLayout": ("Layouts_MemoryLayout_Destroy", "layout"),
+}
+
+KEPT = {"PJRT_Client": 4, "PJRT_LoadedExecutable": 24, "PJRT_TopologyDescription": 10}
 CAPACITY = 40  # live handles of a kind, beyond which some are destroyed first
 STALE = 200  # handles that die in the shim before a stale one is forgotten; it remembers 512
 
@@ -134,8 +147,6 @@ class Model:
 
     def overfull(self) -> str | None:
         """The function that destroys what there is too much of."""
-        from fuzz_draws import DESTROY, KEPT
-
         for kind, (function, _) in DESTROY.items():
             limit = KEPT.get(kind, CAPACITY)
             pool = self.pools[kind]

@@ -43,6 +43,7 @@ class Values:
     program: what was compiled.
     options: the compile options, as XLA understood them; device ids are the platform's.
     executable: jaxlib's LoadedExecutable.
+    native: the machine code that it was loaded from; empty if it was compiled here.
     device_assignment: serialized xla.DeviceAssignmentProto.
     devices: (device id, replica, partition) of those attached here, in the order of the shards.
     outputs, parameters: one device's shard of each.
@@ -53,6 +54,7 @@ class Values:
     program: Program
     options: Any
     executable: Any
+    native: bytes
     name: str
     device_assignment: bytes
     devices: tuple[tuple[int, int, int], ...]
@@ -71,7 +73,9 @@ class Values:
                 "serialize the function with jax.export"
             )
         options = self.options.SerializeAsString()
-        return Artifact(self.program.code, options, self.executable.serialize()).pack()
+        # XLA serializes an executable that was loaded without most of its functions.
+        native = self.native or self.executable.serialize()
+        return Artifact(self.program.code, options, native).pack()
 
 
 def compile_values(client: Any, devices: Sequence[Any], program: Program, options: bytes) -> Values:
@@ -132,6 +136,7 @@ def _values(
     inner_options = _with_inner_ids(parsed, places, devices)
     executable = _link(client, native, device_list, inner_options)
     if executable is None:
+        native = b""
         executable = callbacks.compile_with_callbacks(client, program, device_list, inner_options)
     (module,) = executable.hlo_modules()
     proto = module.as_serialized_hlo_module_proto()
@@ -141,6 +146,7 @@ def _values(
         program=program,
         options=parsed,
         executable=executable,
+        native=native,
         name=module.name,
         device_assignment=serialized,
         devices=tuple(attached),

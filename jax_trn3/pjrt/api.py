@@ -80,7 +80,7 @@ class Array(Protocol):
 class ExecutableMetadata:
     """What a compiled program is. Shapes and layouts are those of one device's shard.
 
-    output_types: PJRT_Buffer_Type numbers (see dtypes.py).
+    output_types, parameter_types: PJRT_Buffer_Type numbers (see dtypes.py).
     output_kinds, parameter_kinds: memory kinds.
     output_layouts, parameter_layouts: as "{1,0}", minor to major.
     output_shardings, parameter_shardings: serialized xla.OpSharding, or both None. A program
@@ -99,7 +99,8 @@ class ExecutableMetadata:
     device_assignment: bytes
     num_replicas: int
     num_partitions: int
-    num_parameters: int
+    parameter_types: tuple[int, ...]
+    parameter_dims: tuple[tuple[int, ...], ...]
     code_bytes: int
     temporary_bytes: int
     output_types: tuple[int, ...]

@@ -61,6 +61,13 @@ def slow() -> Iterator[Slow]:
     slow.go.set()
 
 
+def test_shard_is_read_while_another_has_been_donated(slow: Slow) -> None:
+    first, second = (shard.data for shard in slow.start().addressable_shards)
+    jax.jit(lambda x: x * 2, donate_argnums=0)(first)
+    slow.let_go_soon()
+    np.testing.assert_array_equal(np.asarray(second), [1])
+
+
 def test_array_is_not_ready_before_the_program_is_done(slow: Slow) -> None:
     y = slow.start()
     assert not y.is_ready()

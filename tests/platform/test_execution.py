@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from jax import lax
 from jax._src import dispatch
-from jax.experimental import checkify, io_callback
+from jax.experimental import checkify, io_callback, serialize_executable
 from jax.experimental.layout import Format, Layout
 
 F32 = np.float32
@@ -647,3 +647,14 @@ def test_default_device_of_the_user_is_where_programs_run() -> None:
 def test_debug_nans_of_the_user_works() -> None:
     with jax.debug_nans(True), pytest.raises(FloatingPointError, match="nan"):
         jax.jit(jnp.log)(np.float32(-1)).block_until_ready()
+
+
+def test_executable_that_was_loaded_is_serialized_and_loaded_again() -> None:
+    program = jax.jit(lambda x: jnp.sin(x) * x + 1).lower(jnp.arange(4.0)).compile()
+    for _ in range(3):
+        parts = serialize_executable.serialize(program)
+        program = serialize_executable.deserialize_and_load(
+            *parts, execution_devices=jax.devices()[:1]
+        )
+        x = np.arange(4, dtype=F32)
+        np.testing.assert_allclose(np.asarray(program(x)), np.sin(x) * x + 1, rtol=1e-6)

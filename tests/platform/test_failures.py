@@ -72,6 +72,17 @@ def test_wrong_arguments_below_the_checks_of_jax(
         executable.execute_sharded(arguments(jnp.ones((4, 4))))
 
 
+def test_shards_of_the_wrong_size_are_an_error() -> None:
+    """XLA:CPU itself ends the process."""
+    mesh = jax.sharding.Mesh(np.array(jax.devices()), "d")
+    sharding = jax.NamedSharding(mesh, jax.P("d"))
+    x = jax.device_put(np.zeros(16, np.float32), sharding)
+    y = jax.device_put(np.zeros(8, np.float32), sharding)
+    program = jax.jit(jnp.sum).lower(x).compile().runtime_executable()
+    with pytest.raises(jax.errors.JaxRuntimeError, match="INVALID_ARGUMENT.*size 8 .*size 4"):
+        program.execute_sharded([y])
+
+
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
@@ -264,6 +275,7 @@ WAYS_TO_EXIT = {
         z = np.asarray(xs), step(y)
     """,
     "callbacks": """
+        step(callbacks(jnp.ones(2))).block_until_ready()  # compiled
         y = callbacks(jnp.ones(2))
         z = step(y)
         assert not z.is_ready()

@@ -73,6 +73,26 @@ static bool read_outputs(PJRT_Executable* executable, PyObject* metadata) {
   return PyErr_Occurred() == NULL;
 }
 
+static bool read_parameters(PJRT_Executable* executable, PyObject* metadata) {
+  PyObject* types = PyObject_GetAttrString(metadata, "parameter_types");
+  PyObject* dims = types == NULL ? NULL : PyObject_GetAttrString(metadata, "parameter_dims");
+  size_t n = executable->num_parameters = dims == NULL ? 0 : (size_t)PyTuple_Size(dims);
+  executable->parameter_bytes = calloc(n + 1, sizeof(int64_t));
+  for (size_t i = 0; i < n && PyErr_Occurred() == NULL; i++) {
+    PyObject* one = PyTuple_GetItem(dims, (Py_ssize_t)i);
+    size_t rank = (size_t)PyTuple_Size(one);
+    int64_t* values = calloc(rank + 1, sizeof(int64_t));
+    for (size_t k = 0; k < rank; k++)
+      values[k] = PyLong_AsLongLong(PyTuple_GetItem(one, (Py_ssize_t)k));
+    long type = PyLong_AsLong(PyTuple_GetItem(types, (Py_ssize_t)i));
+    executable->parameter_bytes[i] = bytes_of_shape((PJRT_Buffer_Type)type, values, rank);
+    free(values);
+  }
+  Py_XDECREF(types);
+  Py_XDECREF(dims);
+  return PyErr_Occurred() == NULL;
+}
+
 static bool read_donated(PJRT_Executable* executable, PyObject* metadata) {
   PyObject* donated = PyObject_GetAttrString(metadata, "donated");
   executable->donated = calloc(executable->num_parameters + 1, sizeof(bool));
@@ -95,10 +115,11 @@ static bool read_metadata(PJRT_Executable* executable, PyObject* metadata) {
       attribute_string(metadata, "device_assignment", &executable->device_assignment_size);
   executable->num_replicas = (int)attribute_int(metadata, "num_replicas");
   executable->num_partitions = (int)attribute_int(metadata, "num_partitions");
-  executable->num_parameters = (size_t)attribute_int(metadata, "num_parameters");
   executable->code_bytes = attribute_int(metadata, "code_bytes");
   executable->temporary_bytes = attribute_int(metadata, "temporary_bytes");
-  if (PyErr_Occurred() != NULL || !read_outputs(executable, metadata)) return false;
+  if (PyErr_Occurred() != NULL || !read_outputs(executable, metadata) ||
+      !read_parameters(executable, metadata))
+    return false;
   size_t outputs = executable->num_outputs, parameters = executable->num_parameters;
   executable->output_kinds =
       attribute_list(metadata, "output_kinds", outputs, &executable->output_kind_sizes);
@@ -160,6 +181,7 @@ void executable_release(PJRT_Executable* executable) {
   free(executable->output_dims_flat);
   free(executable->output_ranks);
   free(executable->donated);
+  free(executable->parameter_bytes);
   named_values_free(executable->costs, executable->num_costs);
   free(executable->program);
   free(executable->program_format);

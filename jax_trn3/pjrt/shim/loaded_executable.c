@@ -177,15 +177,18 @@ static PJRT_Error* check_call(PJRT_LoadedExecutable_Execute_Args* args) {
                        takes ? "arguments or outputs" : "outputs", d);
     for (size_t k = 0; k < args->num_args; k++) {
       NEED(args->argument_lists[d][k], KIND_BUFFER);
-      const PJRT_Buffer *buffer = args->argument_lists[d][k], *first = args->argument_lists[0][k];
-      if (buffer->type != first->type || buffer->rank != first->rank ||
-          memcmp(buffer->dims, first->dims, buffer->rank * sizeof(int64_t)) != 0)
+      const PJRT_Buffer* buffer = args->argument_lists[d][k];
+      int64_t wanted = loaded->executable->parameter_bytes[k];
+      // XLA says so itself for one device, and ends the process for several.
+      if (args->num_devices > 1 && buffer->bytes != wanted)
         return error_new(PJRT_Error_Code_INVALID_ARGUMENT,
-                         "%s: the shards of argument %zu have different shapes", name, k);
+                         "%s takes shards of size %lld as argument %zu, but got a buffer with "
+                         "incompatible size %lld", name, (long long)wanted, k,
+                         (long long)buffer->bytes);
       const PJRT_Device* device = buffer->memory->device;
       if (device != loaded->devices[d])  // XLA looks at some arguments only
         return error_new(PJRT_Error_Code_INVALID_ARGUMENT,
-                         "%s runs on %s%s, but argument %zu is on %s", name,
+                         "%s runs on device %s%s, but argument %zu is on %s", name,
                          loaded->devices[d]->description->to_string,
                          device->client == loaded->client ? "" : " of another client", k,
                          device->description->to_string);

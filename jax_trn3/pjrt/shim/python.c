@@ -28,7 +28,14 @@ static void empty_graveyard(void);
 // A Python thread that comes along during shutdown must not go back: jaxlib would ask for the GIL on
 // its behalf, and CPython would kill the thread inside C++ code that cannot be unwound, which aborts
 // the process. It sleeps here until the process is gone, as from Python 3.14 on all such threads do.
+//
+// jaxlib calls some functions (to serialize a topology, for one) without giving up the GIL, for which
+// the main thread would then wait. Whether this thread has it, the limited API does not tell; the
+// function that does is there in every version.
+extern int PyGILState_Check(void);
+
 static void park(void) {
+  if (PyGILState_Check()) PyEval_SaveThread();
   for (;;) pause();
 }
 

@@ -357,7 +357,8 @@ struct PJRT_Executable {
   char** unusual_layouts;  // of outputs that are not row-major; NULL for those that are
   char* device_assignment;  // serialized xla.DeviceAssignmentProto
   size_t device_assignment_size;
-  bool* donated;  // by parameter
+  bool* donated;             // by parameter
+  int64_t* parameter_bytes;  // of one device's shard
   bool any_donated;
   // Answered by Python on demand, then kept:
   pthread_mutex_t lazy;
