@@ -37,7 +37,7 @@ _HANG_S = 400
 
 @dataclasses.dataclass(frozen=True)
 class Difference:
-    """A test that passes on the CPU and not on trn3; `reason` is the manifest's, if it has it."""
+    """A test that fails on trn3 alone; `reason` is the manifest's, if it has it."""
 
     test: str
     outcome: str
@@ -171,31 +171,33 @@ def outcomes(tests: dict[str, dict]) -> Counter:
     return Counter(record["outcome"] for record in tests.values())
 
 
-def differences(name: str, cpu: dict, ours: dict, run: Run, manifest: dict) -> list[Difference]:
-    """Tests of a file that pass on the CPU and neither pass nor are skipped on trn3."""
-    expected = [e for e in manifest["expected"] if e["file"] == name]
-    expected = [e for e in expected if e.get("dut", run.dut) == run.dut]
-    found = []
-    for test, record in cpu.items():
-        other = ours.get(test, {"outcome": "missing", "message": "not collected"})
-        if record["outcome"] != "passed" or other["outcome"] in ("passed", "skipped"):
-            continue
-        short = test.partition("::")[2]
-        reasons = [e["reason"] for e in expected if re.search(e["test"], short)]
-        found.append(
-            Difference(short, other["outcome"], other.get("message", ""), (reasons or [None])[0])
-        )
-    return found
-
-
-def stale(name: str, found: list[Difference], run: Run, manifest: dict) -> list[str]:
-    """Expectations for this file and run that no test meets any more."""
+def expectations(name: str, run: Run, manifest: dict) -> list[dict]:
+    """The manifest's entries for a file and a run."""
     return [
-        f"{name}: {entry['test']}"
+        entry
         for entry in manifest["expected"]
-        if entry["file"] == name and entry.get("dut", run.dut) == run.dut
-        if not any(re.search(entry["test"], difference.test) for difference in found)
+        if re.fullmatch(entry["file"], name) and entry.get("dut", run.dut) == run.dut
     ]
+
+
+def meets(entry: dict, test: str, message: str) -> bool:
+    return bool(re.search(entry["test"], test) and re.search(entry.get("error", ""), message))
+
+
+def differences(cpu: dict, ours: dict, expected: list[dict]) -> list[Difference]:
+    """Tests of a file that fail on trn3, or are missing, and do not fail on the CPU."""
+    found = []
+    for test in cpu | ours:
+        there = cpu.get(test, {"outcome": "missing"})["outcome"]
+        record = ours.get(test, {"outcome": "missing"})
+        if there in ("failed", "started") or record["outcome"] in ("passed", "skipped"):
+            continue
+        if there == "skipped" and record["outcome"] == "missing":
+            continue
+        short, message = test.partition("::")[2], record.get("message", "")
+        reasons = [entry["reason"] for entry in expected if meets(entry, short, message)]
+        found.append(Difference(short, record["outcome"], message, next(iter(reasons), None)))
+    return found
 
 
 def report(names: list[str], run: Run, args, manifest: dict) -> dict:
@@ -204,16 +206,22 @@ def report(names: list[str], run: Run, args, manifest: dict) -> dict:
     for name in names:
         file = name.replace("/", "-") + ".jsonl"
         cpu, ours = (read_results(args.out / n / file) for n in ("cpu", run.name))
-        found = differences(name, cpu, ours, run, manifest)
+        expected = expectations(name, run, manifest)
+        found = differences(cpu, ours, expected)
         both = [t for t, r in cpu.items() if r["outcome"] == "passed"]
         both = [t for t in both if ours.get(t, {}).get("outcome") != "skipped"]
-        passing, kept = passing + len(both), kept + len(both) - len(found)
+        passing += len(both)
+        kept += sum(ours.get(t, {}).get("outcome") == "passed" for t in both)
         files[name] = {
             "cpu": dict(outcomes(cpu)),
             run.name: dict(outcomes(ours)),
             "expected": [dataclasses.asdict(d) for d in found if d.reason],
             "unexpected": [dataclasses.asdict(d) for d in found if not d.reason],
-            "stale": stale(name, found, run, manifest),
+            "stale": [
+                f"{name}: {entry['test']}"
+                for entry in expected
+                if not any(meets(entry, d.test, d.message) for d in found)
+            ],
         }
     return {
         "jax": jax.__version__,

@@ -6,6 +6,9 @@ calls (LAPACK among them) that XLA:CPU answers in this process.
 
 from __future__ import annotations
 
+import functools
+from typing import Any
+
 from jax import lax
 from jax._src import dispatch
 from jax._src.interpreters import mlir
@@ -13,6 +16,7 @@ from jax._src.interpreters import mlir
 # Importing these registers the CPU's rules, which must be there before they can be copied.
 from jax._src import checkify, debugging, random  # noqa: F401  isort: skip
 from jax._src.lax import linalg  # noqa: F401  isort: skip
+from jax._src.lax.control_flow import conditionals  # isort: skip
 
 
 def adopt_cpu_rules(platform: str) -> None:
@@ -26,5 +30,20 @@ def adopt_cpu_rules(platform: str) -> None:
     mlir.register_lowering(
         dispatch.device_put_p, dispatch._tpu_gpu_device_put_lowering, platform=platform
     )
+    mlir.register_lowering(
+        conditionals.platform_index_p,
+        functools.partial(_lower_platform_index, platform),
+        platform=platform,
+    )
     if platform not in mlir._platforms_with_donation:
         mlir._platforms_with_donation.append(platform)
+
+
+def _lower_platform_index(
+    platform: str, ctx: mlir.LoweringRuleContext, *, platforms: Any, **params: Any
+) -> Any:
+    """lax.platform_dependent: the platform's own branch, the default, or else the CPU's."""
+    named = [name for names in platforms if names is not None for name in names]
+    if platform not in named and None not in platforms:
+        platforms = tuple((*names, platform) if "cpu" in names else names for names in platforms)
+    return conditionals._platform_index_lowering(ctx, platforms=platforms, **params)

@@ -5,6 +5,7 @@ Nothing here is really allocated but where a test says so: the platform refuses 
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -113,3 +114,16 @@ def test_peak_counts_temporaries() -> None:
     in_use = device.memory_stats()["bytes_in_use"]
     program(x).block_until_ready()
     assert device.memory_stats()["peak_bytes_in_use"] >= in_use + temporaries
+
+
+def test_more_than_the_host_has_is_an_error_too() -> None:
+    """The kernel would kill the process: eight devices may have more memory than this machine."""
+    text = Path("/proc/meminfo").read_text()
+    available = 1024 * int(text.partition("MemAvailable:")[2].split()[0])
+    if available > 8 * 17 * GIB:
+        pytest.skip("this machine has room for all that eight devices have")
+    mesh = jax.make_mesh((8,), ("x",), axis_types=(jax.sharding.AxisType.Auto,))
+    rows = NamedSharding(mesh, P("x"))
+    program = jax.jit(lambda: jnp.ones((8 * 17, GIB), jnp.uint8), out_shardings=rows)
+    with exhausted("on the host: jit__lambda needs 136.00 GiB"):
+        program()

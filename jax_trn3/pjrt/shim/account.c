@@ -56,6 +56,44 @@ static const char* readable(int64_t bytes, char* text, size_t size) {
   return text;
 }
 
+// ---- The host's own memory -------------------------------------------------------------------
+
+// A number of bytes in a file of the kernel's: after `key`, in units of `unit`; or -1.
+static int64_t read_number(const char* path, const char* key, int64_t unit) {
+  char text[4096];
+  FILE* file = fopen(path, "r");
+  if (file == NULL) return -1;
+  size_t size = fread(text, 1, sizeof(text) - 1, file);
+  fclose(file);
+  text[size] = 0;
+  const char* at = strstr(text, key);
+  long long value = -1;
+  return at != NULL && sscanf(at + strlen(key), "%lld", &value) == 1 ? value * unit : -1;
+}
+
+// What this process could still allocate, or -1 if the kernel does not say.
+static int64_t host_room(void) {
+  int64_t room = read_number("/proc/meminfo", "MemAvailable:", 1024);
+  int64_t limit = read_number("/sys/fs/cgroup/memory.max", "", 1);  // "max" is no number
+  int64_t used = read_number("/sys/fs/cgroup/memory.current", "", 1);
+  if (limit >= 0 && used >= 0 && (room < 0 || limit - used < room)) room = limit - used;
+  return room;
+}
+
+PJRT_Error* account_check_host(int64_t bytes, const char* who) {
+  enum { WORTH_A_LOOK = 1 << 30 };
+  int64_t room = bytes < WORTH_A_LOOK ? -1 : host_room();
+  if (room < 0 || bytes <= room) return NULL;
+  char wanted[32], have[32];
+  return error_new(PJRT_Error_Code_RESOURCE_EXHAUSTED,
+                   "Out of memory on the host: %s needs %s on the simulated devices, whose memory "
+                   "is this machine's, and %s are available. (It would fit the devices.) To "
+                   "know what it costs there, compile it without running it.",
+                   who, readable(bytes, wanted, sizeof(wanted)), readable(room, have, sizeof(have)));
+}
+
+// ---- The limit -------------------------------------------------------------------------------
+
 static void describe_largest(const PJRT_Memory* memory, char* text, size_t size) {
   char shape[256], bytes[32];
   text[0] = 0;

@@ -207,21 +207,32 @@ static bool may_donate(const PJRT_LoadedExecutable_Execute_Args* args, size_t k)
   return true;
 }
 
-// Whether outputs and temporaries fit beside all that lives on the devices.
+// What the program may take over from the arguments on device d.
+static int64_t donated_bytes(const PJRT_LoadedExecutable_Execute_Args* args, size_t d) {
+  int64_t bytes = 0;
+  for (size_t k = 0; k < args->num_args; k++)
+    if (may_donate(args, k) &&
+        args->argument_lists[d][k]->memory == args->executable->devices[d]->memories[0])
+      bytes += args->argument_lists[d][k]->bytes;
+  return bytes;
+}
+
+// Whether outputs and temporaries fit beside all that lives on the devices, and on the host.
 static PJRT_Error* check_room(const PJRT_LoadedExecutable_Execute_Args* args) {
+  enum { LITTLE = 1 << 26 };  // too little for the host to notice
   PJRT_LoadedExecutable* loaded = args->executable;
-  int64_t bytes = loaded->output_bytes + loaded->executable->temporary_bytes;
-  for (size_t d = 0; d < args->num_devices; d++) {
+  const char* name = loaded->executable->name;
+  int64_t bytes = loaded->output_bytes + loaded->executable->temporary_bytes, all = 0;
+  PJRT_Error* error = NULL;
+  for (size_t d = 0; d < args->num_devices && error == NULL; d++) {
     PJRT_Memory* memory = loaded->devices[d]->memories[0];
-    if (bytes <= memory->bytes_limit - atomic_load(&memory->bytes_in_use)) continue;
-    int64_t freed = 0;
-    for (size_t k = 0; k < args->num_args; k++)
-      if (may_donate(args, k) && args->argument_lists[d][k]->memory == memory)
-        freed += args->argument_lists[d][k]->bytes;
-    PJRT_Error* error = account_check(memory, bytes, freed, loaded->executable->name);
-    if (error != NULL) return error;
+    bool fits = bytes <= memory->bytes_limit - atomic_load(&memory->bytes_in_use);
+    if (fits && bytes < LITTLE) continue;
+    int64_t donated = donated_bytes(args, d);
+    if (!fits) error = account_check(memory, bytes, donated, name);
+    if (bytes > donated) all += bytes - donated;
   }
-  return NULL;
+  return error != NULL ? error : account_check_host(all, name);
 }
 
 // Argument k of all devices as one array; a new reference, or NULL with an exception set. Buffers

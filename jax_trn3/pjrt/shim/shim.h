@@ -280,6 +280,9 @@ HIDDEN void account_peak(PJRT_Memory* memory, int64_t temporaries);  // while a 
 // RESOURCE_EXHAUSTED, with who wants them and what is largest.
 HIDDEN PJRT_Error* account_check(const PJRT_Memory* memory, int64_t bytes, int64_t freed,
                                  const char* who);
+// The same for what is really allocated, by all devices together: beyond that the kernel would end
+// the process.
+HIDDEN PJRT_Error* account_check_host(int64_t bytes, const char* who);
 
 // ---- Shapes (shape.c) ------------------------------------------------------------------------
 
