@@ -1,4 +1,5 @@
 """JAX primitives on trn3: lowering rules for those that JAX has."""
 
 from .cpu_rules import adopt_cpu_rules as adopt_cpu_rules
+from .ffi_targets import forward_ffi_targets as forward_ffi_targets
 from .host_callbacks import lower_host_callbacks as lower_host_callbacks

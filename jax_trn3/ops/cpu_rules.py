@@ -30,20 +30,27 @@ def adopt_cpu_rules(platform: str) -> None:
     mlir.register_lowering(
         dispatch.device_put_p, dispatch._tpu_gpu_device_put_lowering, platform=platform
     )
-    mlir.register_lowering(
-        conditionals.platform_index_p,
-        functools.partial(_lower_platform_index, platform),
-        platform=platform,
-    )
+    _fall_back_on_cpu_branches(platform)
     if platform not in mlir._platforms_with_donation:
         mlir._platforms_with_donation.append(platform)
 
 
-def _lower_platform_index(
-    platform: str, ctx: mlir.LoweringRuleContext, *, platforms: Any, **params: Any
-) -> Any:
+def _fall_back_on_cpu_branches(platform: str) -> None:
     """lax.platform_dependent: the platform's own branch, the default, or else the CPU's."""
-    named = [name for names in platforms if names is not None for name in names]
-    if platform not in named and None not in platforms:
-        platforms = tuple((*names, platform) if "cpu" in names else names for names in platforms)
-    return conditionals._platform_index_lowering(ctx, platforms=platforms, **params)
+
+    def complete(branches: Any) -> Any:
+        named = [name for names in branches if names is not None for name in names]
+        if platform in named or None in branches:
+            return branches
+        return tuple((*names, platform) if "cpu" in names else names for names in branches)
+
+    def platform_index(ctx: mlir.LoweringRuleContext, *, platforms: Any) -> Any:
+        return conditionals._platform_index_lowering(ctx, platforms=complete(platforms))
+
+    def cond(ctx: mlir.LoweringRuleContext, *args: Any, **params: Any) -> Any:
+        if params.get("branches_platforms") is not None:
+            params["branches_platforms"] = complete(params["branches_platforms"])
+        return conditionals._cond_lowering(ctx, *args, **params)
+
+    mlir.register_lowering(conditionals.platform_index_p, platform_index, platform=platform)
+    mlir.register_lowering(conditionals.cond_p, cond, platform=platform)
