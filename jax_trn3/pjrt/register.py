@@ -6,7 +6,9 @@ import atexit
 import dataclasses
 import threading
 import time
+from typing import Any
 
+from jax._src import compiler as jax_compiler
 from jax._src import xla_bridge
 
 from . import _shim
@@ -37,7 +39,27 @@ def register(name: str, platform: Platform, *, priority: int) -> None:
     """
     _shim.set_platform(platform)
     xla_bridge.register_plugin(name, library_path=_shim.__file__, priority=priority, options={})
+    _refuse_compilation_after_fork(name)
     registration = xla_bridge._backend_factories[name]
     xla_bridge._backend_factories[name] = dataclasses.replace(
         registration, fail_quietly=True, experimental=False
     )
+
+
+def _refuse_compilation_after_fork(name: str) -> None:
+    """In a fork, jaxlib would hand a compilation to threads that are not there, and wait.
+
+    (All else that the platform cannot do there is refused by the shim.)
+    """
+    upstream = jax_compiler.backend_compile_and_load
+
+    def backend_compile_and_load(backend: Any, *args: Any, **kwargs: Any) -> Any:
+        if backend.platform == name and _shim.is_forked():
+            raise RuntimeError(
+                f"this process was forked from one that uses {name}, and cannot compile; start "
+                'processes by spawning them (multiprocessing.get_context("spawn")), or fork before '
+                "the platform is first used"
+            )
+        return upstream(backend, *args, **kwargs)
+
+    jax_compiler.backend_compile_and_load = backend_compile_and_load

@@ -357,3 +357,44 @@ print(np.asarray(z).tolist())
 """
     expected = [k - 3.5 + 1 for k in range(8)]
     assert succeed(run_python(code, timeout=120)) == str(expected)
+
+
+def test_a_fork_is_refused_and_does_not_hang(run_python: RunPython) -> None:
+    code = textwrap.dedent("""
+        import os, time, warnings
+        import jax, jax.numpy as jnp, numpy as np
+
+        warnings.simplefilter("ignore")  # JAX warns of forks
+        plus = jax.jit(lambda x: x + 1)
+        x = jax.block_until_ready(plus(jnp.ones(3)))
+        child = os.fork()
+        if child == 0:
+            for use in (
+                lambda: plus(x),
+                lambda: jax.device_put(np.ones(3)),
+                lambda: jax.jit(lambda x: x * 3)(x),
+                lambda: jax.jit(lambda x: jax.debug.print("{}", x))(x),
+            ):
+                try:
+                    print(use(), flush=True)
+                except Exception as error:
+                    print("spawn" in str(error), flush=True)
+            os._exit(7)  # as multiprocessing's children do
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), plus(x)[0])
+    """)
+    process = run_python(code, timeout=30)
+    assert process.stdout.split() == ["True"] * 4 + ["7", "3.0"], process.stderr
+
+
+def test_a_fork_before_the_first_use_works(run_python: RunPython) -> None:
+    code = textwrap.dedent("""
+        import os
+        import jax, jax.numpy as jnp
+
+        child = os.fork()
+        print(float(jnp.ones(3).sum()), jax.devices()[0].platform, flush=True)
+        if child:
+            os.waitpid(child, 0)
+    """)
+    process = run_python(code, timeout=30)
+    assert process.stdout.split() == ["3.0", "trn3"] * 2, process.stderr

@@ -40,6 +40,7 @@ static PJRT_Client* client_new(PyObject* object) {
     return NULL;
   }
   if (client->num_addressable_devices < client->num_devices) wait_with_peers();
+  mind_forks();
   return client;
 }
 

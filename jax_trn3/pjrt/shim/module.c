@@ -116,8 +116,10 @@ static PyObject* module_set_platform(PyObject* self, PyObject* object) {
 static PyObject* module_close(PyObject* self, PyObject* unused) {
   (void)self;
   (void)unused;
-  close_python();
-  wait_for_all();
+  if (!is_forked()) {
+    close_python();
+    wait_for_all();
+  }
   Py_RETURN_NONE;
 }
 
@@ -145,6 +147,12 @@ static PyObject* module_give_up(PyObject* self, PyObject* message) {
   Py_RETURN_NONE;
 }
 
+static PyObject* module_is_forked(PyObject* self, PyObject* unused) {
+  (void)self;
+  (void)unused;
+  return PyBool_FromLong(is_forked());
+}
+
 static PyMethodDef methods[] = {
     {"set_platform", module_set_platform, METH_O,
      "set_platform(platform): the jax_trn3.pjrt.api.Platform that the C API is answered from."},
@@ -153,6 +161,8 @@ static PyMethodDef methods[] = {
      "other processes have a part in it, and are gone."},
     {"keep", module_keep, METH_O,
      "keep(object): keeps it for ever, so that its destructor, which would not return, never runs."},
+    {"is_forked", module_is_forked, METH_NOARGS,
+     "is_forked(): whether this process was forked from one that has a client of the platform."},
     {"close", module_close, METH_NOARGS,
      "close(): waits for work in flight and takes no more from other threads. For atexit."},
     {"live_handles", module_live_handles, METH_NOARGS,
@@ -165,6 +175,7 @@ static struct PyModuleDef definition = {
 
 __attribute__((visibility("default"))) PyObject* PyInit__shim(void) {
   PyObject* module = PyModule_Create(&definition);
+  watch_forks();
   if (module != NULL && PyModule_AddIntConstant(module, "API_MINOR", PJRT_API_MINOR) != 0)
     Py_CLEAR(module);
   return module;

@@ -25,6 +25,17 @@ void close_python(void) {
 
 static void empty_graveyard(void);
 
+// A fork has one thread, and none of those that the framework and the device wait for.
+static atomic_bool has_clients, forked;
+
+static void after_fork(void) {
+  if (atomic_load(&has_clients)) atomic_store(&forked, true);
+}
+
+void watch_forks(void) { pthread_atfork(NULL, NULL, after_fork); }
+void mind_forks(void) { atomic_store(&has_clients, true); }
+bool is_forked(void) { return atomic_load(&forked); }
+
 // A Python thread that comes along during shutdown must not go back: jaxlib would ask for the GIL on
 // its behalf, and CPython would kill the thread inside C++ code that cannot be unwound, which aborts
 // the process. It sleeps here until the process is gone, as from Python 3.14 on all such threads do.
@@ -44,6 +55,11 @@ static bool is_last_user(void) {
 }
 
 PJRT_Error* enter(Entry* entry) {
+  if (is_forked())
+    return error_new(PJRT_Error_Code_FAILED_PRECONDITION,
+                     "this process was forked from one that uses the platform, and has none of its "
+                     "threads; start processes by spawning them (multiprocessing.get_context("
+                     "\"spawn\")), or fork before the platform is first used");
   entry->python_thread = PyGILState_GetThisThreadState() != NULL;
   atomic_fetch_add(&inside, 1);
   if (atomic_load(&closed) && !is_last_user()) {

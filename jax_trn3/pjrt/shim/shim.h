@@ -138,6 +138,9 @@ HIDDEN PJRT_Error* enter(Entry* entry);  // NULL, or why Python cannot be entere
 HIDDEN void leave(Entry* entry);
 HIDDEN void close_python(void);  // GIL held: waits for work in flight; then only this thread enters
 HIDDEN bool python_is_closed(void);
+HIDDEN void watch_forks(void);  // once a process
+HIDDEN void mind_forks(void);   // from now on, Python is not entered in a fork
+HIDDEN bool is_forked(void);
 HIDDEN void bury(PyObject* object);  // gives up a reference; any thread, no GIL
 HIDDEN PyObject* platform(void);     // borrowed; NULL with an exception set if none can be had
 HIDDEN int set_platform(PyObject* object);
