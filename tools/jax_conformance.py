@@ -32,7 +32,7 @@ from rich.table import Table
 
 _HERE = Path(__file__).parent
 _MAX_DEATHS = 25  # of one test file's process, before the rest of the file is given up
-_HANG_S = 400
+_HANG_S = 150
 
 
 @dataclasses.dataclass(frozen=True)

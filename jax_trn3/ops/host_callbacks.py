@@ -6,21 +6,13 @@ where that list is consulted. How the Python functions reach XLA is compiler/cal
 
 from __future__ import annotations
 
-import dataclasses
-from types import SimpleNamespace
 from typing import Any
 
 import jax.interpreters.mlir
 from jax._src import buffer_callback, callback
 from jax._src.interpreters import mlir
 
-
-def _as_cpu(ctx: mlir.LoweringRuleContext) -> mlir.LoweringRuleContext:
-    # A stand-in for the backend: the real CPU backend need not exist (JAX_PLATFORMS=trn3).
-    module_context = ctx.module_context.replace(
-        platforms=("cpu",), backend=SimpleNamespace(platform="cpu")
-    )
-    return dataclasses.replace(ctx, module_context=module_context)
+from .cpu_rules import as_cpu
 
 
 def lower_host_callbacks(platform: str) -> None:
@@ -30,13 +22,13 @@ def lower_host_callbacks(platform: str) -> None:
 
     def emit_python_callback(ctx: mlir.LoweringRuleContext, *args: Any, **kwargs: Any) -> Any:
         if tuple(ctx.module_context.platforms) == (platform,):
-            ctx = _as_cpu(ctx)
+            ctx = as_cpu(ctx)
         return emit(ctx, *args, **kwargs)
 
     callback.emit_python_callback = emit_python_callback
     jax.interpreters.mlir.emit_python_callback = emit_python_callback
     mlir.register_lowering(
         buffer_callback.buffer_callback_p,
-        lambda ctx, *args, **params: lower_buffer_callback(_as_cpu(ctx), *args, **params),
+        lambda ctx, *args, **params: lower_buffer_callback(as_cpu(ctx), *args, **params),
         platform=platform,
     )

@@ -23,7 +23,13 @@ X = np.linspace(0.1, 1.0, 10, dtype=np.float32)
         ({"trn3": jnp.sin, "default": jnp.tan}, np.sin),
         ({"tpu": jnp.sin, "default": jnp.tan}, np.tan),
     ],
-    ids=["cpu for want of others", "its own", "default before cpu", "own before default", "default"],
+    ids=[
+        "cpu for want of others",
+        "its own",
+        "default before cpu",
+        "own before default",
+        "default",
+    ],
 )
 def test_platform_dependent(branches: dict, expected: np.ufunc) -> None:
     result = jax.jit(lambda x: lax.platform_dependent(x, **branches))(X)
@@ -59,7 +65,9 @@ def test_ffi_targets_of_the_platform(run_python: RunPython) -> None:
             print(type(error).__name__, "never" in str(error))
     """)
     process = run_python(code)
-    assert process.stdout.split() == ["2.0", "trn3", "2.0", "JaxRuntimeError", "True"], process.stderr
+    assert process.stdout.split() == ["2.0", "trn3", "2.0", "JaxRuntimeError", "True"], (
+        process.stderr
+    )
 
 
 def test_profiler_trace_has_the_dispatches(tmp_path) -> None:

@@ -71,18 +71,31 @@ static int64_t read_number(const char* path, const char* key, int64_t unit) {
   return at != NULL && sscanf(at + strlen(key), "%lld", &value) == 1 ? value * unit : -1;
 }
 
-// What this process could still allocate, or -1 if the kernel does not say.
-static int64_t host_room(void) {
+static int64_t least(int64_t a, int64_t b) { return a < 0 ? b : b < 0 || a < b ? a : b; }
+
+// What this process could still allocate, or -1 if the kernel does not say. `promised`: what it has
+// been given, but may not have touched yet, so that the kernel does not know.
+static int64_t host_room(int64_t promised) {
+  int64_t total = read_number("/proc/meminfo", "MemTotal:", 1024);
   int64_t room = read_number("/proc/meminfo", "MemAvailable:", 1024);
   int64_t limit = read_number("/sys/fs/cgroup/memory.max", "", 1);  // "max" is no number
   int64_t used = read_number("/sys/fs/cgroup/memory.current", "", 1);
-  if (limit >= 0 && used >= 0 && (room < 0 || limit - used < room)) room = limit - used;
+  if (limit >= 0 && used >= 0) room = least(room, limit - used);
+  total = least(total, limit);
+  if (total >= 0) room = least(room, promised < total ? total - promised : 0);
   return room;
 }
 
-PJRT_Error* account_check_host(int64_t bytes, const char* who) {
+static int64_t promised_by(const PJRT_Client* client) {
+  int64_t bytes = 0;
+  for (size_t i = 0; i < client->num_memories; i++)
+    bytes += atomic_load(&client->memories[i]->bytes_in_use);
+  return bytes;
+}
+
+PJRT_Error* account_check_host(const PJRT_Client* client, int64_t bytes, const char* who) {
   enum { WORTH_A_LOOK = 1 << 30 };
-  int64_t room = bytes < WORTH_A_LOOK ? -1 : host_room();
+  int64_t room = bytes < WORTH_A_LOOK ? -1 : host_room(promised_by(client));
   if (room < 0 || bytes <= room) return NULL;
   char wanted[32], have[32];
   return error_new(PJRT_Error_Code_RESOURCE_EXHAUSTED,

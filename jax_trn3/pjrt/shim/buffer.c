@@ -167,8 +167,12 @@ static PJRT_Error* check_host_array(const PJRT_Client_BufferFromHostBuffer_Args*
     return error_new(PJRT_Error_Code_INVALID_ARGUMENT, "%s belongs to another client",
                      memory->to_string);
   char shape[256];
-  return account_check(memory, bytes, 0, shape_text(args->type, args->dims, rank, shape,
-                                                    sizeof(shape)));
+  shape_text(args->type, args->dims, rank, shape, sizeof(shape));
+  PJRT_Error* error = account_check(memory, bytes, 0, shape);
+  // An array that is not aligned as XLA wants it is copied whatever the semantics.
+  bool copies = args->host_buffer_semantics < PJRT_HostBufferSemantics_kImmutableZeroCopy ||
+                (uintptr_t)args->data % 64 != 0;
+  return error != NULL || !copies ? error : account_check_host(args->client, bytes, shape);
 }
 
 static PJRT_Error* check_device_layout(const PJRT_Buffer_MemoryLayout* layout, size_t rank) {
@@ -249,6 +253,7 @@ static PJRT_Error* copy_to_memory(PJRT_Buffer* buffer, PJRT_Memory* memory, PJRT
   char shape[256];
   shape_text(buffer->type, buffer->dims, buffer->rank, shape, sizeof(shape));
   PJRT_Error* error = account_check(memory, buffer->bytes, 0, shape);
+  if (error == NULL) error = account_check_host(buffer->client, buffer->bytes, shape);
   if (error != NULL) return error;
   Entry entry;
   error = enter(&entry);

@@ -232,7 +232,7 @@ static PJRT_Error* check_room(const PJRT_LoadedExecutable_Execute_Args* args) {
     if (!fits) error = account_check(memory, bytes, donated, name);
     if (bytes > donated) all += bytes - donated;
   }
-  return error != NULL ? error : account_check_host(all, name);
+  return error != NULL ? error : account_check_host(loaded->client, all, name);
 }
 
 // Argument k of all devices as one array; a new reference, or NULL with an exception set. Buffers

@@ -285,7 +285,8 @@ HIDDEN PJRT_Error* account_check(const PJRT_Memory* memory, int64_t bytes, int64
                                  const char* who);
 // The same for what is really allocated, by all devices together: beyond that the kernel would end
 // the process.
-HIDDEN PJRT_Error* account_check_host(int64_t bytes, const char* who);
+HIDDEN PJRT_Error* account_check_host(const PJRT_Client* client, int64_t bytes,
+                                      const char* who);
 
 // ---- Shapes (shape.c) ------------------------------------------------------------------------
 
