@@ -22,6 +22,8 @@ _COLLECTIVES = (
     b"collective-permute",
     b"collective-broadcast",
 )
+# And those that run code which is not the program's.
+_CUSTOM_CALLS = (b"custom-call", b"infeed", b"outfeed", b"send", b"recv")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +51,7 @@ class Values:
     outputs, parameters: one device's shard of each.
     parameter_kinds, output_kinds: their memories.
     has_collectives: whether the devices wait for each other in it.
+    has_custom_calls: whether it calls code that may fail.
     """
 
     program: Program
@@ -63,6 +66,7 @@ class Values:
     parameter_kinds: tuple[str, ...]
     output_kinds: tuple[str, ...]
     has_collectives: bool
+    has_custom_calls: bool
 
     def serialize(self) -> bytes:
         """See artifact.py. NotImplementedError for programs that call back to Python."""
@@ -155,6 +159,7 @@ def _values(
         parameter_kinds=parameter_kinds,
         output_kinds=output_kinds,
         has_collectives=any(opcode in proto for opcode in _COLLECTIVES),
+        has_custom_calls=any(opcode in proto for opcode in _CUSTOM_CALLS),
     )
 
 

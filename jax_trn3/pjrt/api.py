@@ -172,6 +172,9 @@ class LoadedExecutable(Protocol):
     has_collectives: bool
     """Whether the devices wait for each other in it; see Client.flight_limit."""
 
+    can_fail: bool
+    """Whether an output can turn out to be an error although all arguments are good."""
+
     handlers: list[Any]
     """What Results.consume_with_handlers is called with."""
 

@@ -78,6 +78,7 @@ class LoadedExecutable:
         self.executable = Executable(values)
         self.devices = values.devices
         self.has_collectives = values.has_collectives
+        self.can_fail = values.has_collectives or values.has_custom_calls
         self.launch = values.executable.execute_sharded
         sharding = places.side_by_side(tuple(id - places.first_id for id, _, _ in values.devices))
         self.handlers = [

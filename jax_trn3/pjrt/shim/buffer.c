@@ -31,22 +31,23 @@ void shards_release(Shards* shards) {
 
 // Whether an array is ready: 1, 0, or -1 with an exception set if it never will be. An array whose
 // computation failed calls itself ready; only block_until_ready() tells.
-static int is_ready(PyObject* array) {
+static int is_ready(PyObject* array, bool may_fail) {
   PyObject* answer = call_method(array, IS_READY);
   if (answer == NULL) return -1;
   bool ready = answer == Py_True;
   Py_DECREF(answer);
-  if (!ready) return 0;
+  if (!ready || !may_fail) return ready;
   answer = call_method(array, BLOCK_UNTIL_READY);
   if (answer == NULL) return -1;
   Py_DECREF(answer);
   return 1;
 }
 
-PJRT_Event* completion_of(PyObject* arrays, PyObject* extra) {
+PJRT_Event* completion_of(PyObject* arrays, PyObject* extra, bool may_fail) {
   Py_ssize_t n = PyList_Size(arrays);
   int ready = extra == NULL || extra == Py_None;
-  for (Py_ssize_t i = 0; ready == 1 && i < n; i++) ready = is_ready(PyList_GetItem(arrays, i));
+  for (Py_ssize_t i = 0; ready == 1 && i < n; i++) 
+    ready = is_ready(PyList_GetItem(arrays, i), may_fail);
   if (ready == 1) return event_ready();
   PJRT_Event* event = event_new();
   if (event == NULL) {
@@ -191,7 +192,7 @@ static PJRT_Buffer* buffer_of_array(PyObject* array, PJRT_Memory* memory, PJRT_B
   PyObject* list = PyList_New(1);
   if (list == NULL) return NULL;
   PyList_SetItem(list, 0, array);
-  PJRT_Event* ready = completion_of(list, NULL);
+  PJRT_Event* ready = completion_of(list, NULL, true);
   Shards* shards = ready == NULL ? NULL : shards_new(Py_NewRef(array), 1, ready);
   Py_DECREF(list);
   PJRT_Buffer* buffer = shards == NULL ? NULL : buffer_new(memory, type, dims, rank, layout, shards, 0);

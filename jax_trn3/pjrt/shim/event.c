@@ -57,6 +57,8 @@ void event_release(PJRT_Event* event) {
 
 bool event_is_done(PJRT_Event* event) { return atomic_load(&event->done); }
 
+bool event_is_good(PJRT_Event* event) { return event_is_done(event) && event->error == NULL; }
+
 PJRT_Error* event_error(PJRT_Event* event) {
   return event_is_done(event) ? error_copy(event->error) : NULL;
 }

@@ -21,14 +21,19 @@ static bool read_devices(PJRT_LoadedExecutable* loaded, PyObject* object) {
   return PyErr_Occurred() == NULL;
 }
 
+static bool attribute_bool(PyObject* object, const char* name, bool* value) {
+  PyObject* attribute = PyObject_GetAttrString(object, name);
+  *value = attribute == Py_True;
+  Py_XDECREF(attribute);
+  return attribute != NULL;
+}
+
 static bool read_launch(PJRT_LoadedExecutable* loaded, PyObject* object) {
   loaded->launch = PyObject_GetAttrString(object, "launch");
   loaded->handlers = loaded->launch == NULL ? NULL : PyObject_GetAttrString(object, "handlers");
-  PyObject* collectives =
-      loaded->handlers == NULL ? NULL : PyObject_GetAttrString(object, "has_collectives");
-  loaded->has_collectives = collectives == Py_True;
-  Py_XDECREF(collectives);
-  return collectives != NULL;
+  return loaded->handlers != NULL &&
+         attribute_bool(object, "has_collectives", &loaded->has_collectives) &&
+         attribute_bool(object, "can_fail", &loaded->can_fail);
 }
 
 static PJRT_Memory* memory_of_kind(const PJRT_Device* device, const char* kind) {
@@ -262,7 +267,7 @@ static PyObject* argument(PJRT_LoadedExecutable_Execute_Args* args, size_t k) {
       : PyObject_CallMethod(args->executable->client->object, "assemble", "O", parts);
   Py_XDECREF(parts);
   if (array != NULL) PyList_Append(waits, array);
-  PJRT_Event* ready = array == NULL ? NULL : completion_of(waits, NULL);
+  PJRT_Event* ready = array == NULL ? NULL : completion_of(waits, NULL, true);
   Py_XDECREF(waits);
   if (ready == NULL) {
     Py_XDECREF(array);
@@ -374,10 +379,22 @@ static PJRT_Error* check_lost(const PJRT_LoadedExecutable_Execute_Args* args) {
   return NULL;
 }
 
+// Whether the outputs could turn out to be errors: by what the program does, or by what it takes.
+static bool may_fail(const PJRT_LoadedExecutable_Execute_Args* args) {
+  bool may = args->executable->can_fail;
+  for (size_t k = 0; k < args->num_args && !may; k++) {
+    for (size_t d = 0; d < args->num_devices && !may; d++) {
+      Shards* shards = atomic_load(&args->argument_lists[d][k]->shards);
+      may = shards == NULL || !event_is_good(shards->ready);
+    }
+  }
+  return may;
+}
+
 // Starts the program. The outputs as a list, and its token if the outputs do not tell when it is
 // done. No Python code runs in here if `launch` is none: an interrupt cannot come in between.
-static PyObject* launch(PJRT_LoadedExecutable* loaded, PyObject* list, PyObject** token,
-                        PJRT_Event** ready) {
+static PyObject* launch(PJRT_LoadedExecutable* loaded, PyObject* list, bool may_fail,
+                        PyObject** token, PJRT_Event** ready) {
   PJRT_Client* client = loaded->client;
   bool wants_token = loaded->has_collectives || loaded->executable->num_outputs == 0;
   if (loaded->has_collectives && !flight_begin(client)) return NULL;
@@ -387,7 +404,7 @@ static PyObject* launch(PJRT_LoadedExecutable* loaded, PyObject* list, PyObject*
   PyObject* arrays = results == NULL || PyErr_Occurred() != NULL ? NULL
       : call_method_with(results, CONSUME_WITH_HANDLERS, loaded->handlers);
   Py_XDECREF(results);
-  if (arrays != NULL) *ready = completion_of(arrays, *token);
+  if (arrays != NULL) *ready = completion_of(arrays, *token, may_fail);
   if (loaded->has_collectives) flight_started(client, *ready);
   return arrays;
 }
@@ -409,7 +426,7 @@ FUNCTION(LoadedExecutable_Execute, device_complete_events) {
   PyObject *arrays = NULL, *token = NULL;
   PyObject* list = arguments(args);
   if (list != NULL) {
-    arrays = launch(args->executable, list, &token, &ready);
+    arrays = launch(args->executable, list, may_fail(args), &token, &ready);
     delete_donated(args, list);
   }
   if (ready == NULL || !make_outputs(args, arrays, ready)) {

@@ -171,6 +171,7 @@ HIDDEN PJRT_Event* event_keep(PJRT_Event* event);      // one more reference, th
 HIDDEN PJRT_Event* event_hand_out(PJRT_Event* event);  // or the framework's
 HIDDEN void event_release(PJRT_Event* event);
 HIDDEN bool event_is_done(PJRT_Event* event);
+HIDDEN bool event_is_good(PJRT_Event* event);  // done, without an error
 HIDDEN void event_set(PJRT_Event* event, PJRT_Error* error);  // takes the error
 HIDDEN PJRT_Error* event_error(PJRT_Event* event);            // a copy, or NULL
 HIDDEN PJRT_Error* event_wait_for_python(PJRT_Event* event);  // holding the GIL; minds Ctrl-C
@@ -339,7 +340,8 @@ HIDDEN void buffer_free(PJRT_Buffer* buffer);
 HIDDEN PJRT_Error* buffer_deleted_error(const PJRT_Buffer* buffer, const char* what);
 // The event of arrays that may still be computed, or may have failed, being ready. GIL; NULL with an
 // exception set when memory is short.
-HIDDEN PJRT_Event* completion_of(PyObject* arrays, PyObject* extra);
+// may_fail: whether an array that calls itself ready has to be asked if it failed.
+HIDDEN PJRT_Event* completion_of(PyObject* arrays, PyObject* extra, bool may_fail);
 
 // ---- Executables (executable.c) --------------------------------------------------------------
 
@@ -380,7 +382,7 @@ struct PJRT_LoadedExecutable {
   PJRT_Client* client;
   PJRT_Executable* executable;
   PyObject *launch, *handlers;
-  bool has_collectives;
+  bool has_collectives, can_fail;  // see LoadedExecutable in api.py
   bool has_peers;  // parts of it run in other processes
   atomic_bool deleted;
   PJRT_Device** devices;
