@@ -300,7 +300,7 @@ HIDDEN const char* shape_text(PJRT_Buffer_Type type, const int64_t* dims, size_t
 // "{1,0}"; row-major if minor_to_major is NULL.
 HIDDEN char* dense_layout(const int64_t* minor_to_major, size_t rank, size_t* size);
 
-// ---- Buffers (buffer.c) ----------------------------------------------------------------------
+// ---- Buffers (shards.c, buffer.c) ------------------------------------------------------------
 
 // A Python array of one or more shards; each buffer of a sharded array is one shard of it, so that
 // an array which goes from one program to the next is never taken apart.
@@ -332,10 +332,14 @@ struct PJRT_Buffer {
 HIDDEN Shards* shards_new(PyObject* array, int num_shards, PJRT_Event* ready);  // takes both; GIL
 HIDDEN void shards_release(Shards* shards);  // GIL
 HIDDEN void bury_shards(Shards* shards);     // any thread, no GIL
+// The event as the framework's, or NULL if there are no shards any more; any thread, no GIL.
+HIDDEN PJRT_Event* shards_ready(_Atomic(Shards*)* place);
 // Takes one reference of `shards`. layout: NULL for row-major.
 HIDDEN PJRT_Buffer* buffer_new(PJRT_Memory* memory, PJRT_Buffer_Type type, const int64_t* dims,
                                size_t rank, const char* layout, Shards* shards, int index);
 HIDDEN void buffer_delete(PJRT_Buffer* buffer);
+// The array behind a buffer and, if asked for, its event; new references. NULL if it is deleted. GIL.
+HIDDEN PyObject* buffer_array(PJRT_Buffer* buffer, PJRT_Event** ready);
 HIDDEN void buffer_free(PJRT_Buffer* buffer);
 HIDDEN PJRT_Error* buffer_deleted_error(const PJRT_Buffer* buffer, const char* what);
 // The event of arrays that may still be computed, or may have failed, being ready. GIL; NULL with an
