@@ -102,6 +102,7 @@ def initialize() -> None:
     pjrt.register(PLATFORM, platform(), priority=PRIORITY)
     ops.adopt_cpu_rules(PLATFORM)
     ops.lower_host_callbacks(PLATFORM)
+    ops.lower_ragged_all_to_all(PLATFORM)
     ops.forward_ffi_targets(PLATFORM)
     compiler.install_callbacks(PLATFORM)
     compiler.serve_persistent_cache(PLATFORM)

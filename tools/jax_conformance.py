@@ -233,17 +233,37 @@ def report(names: list[str], run: Run, args, manifest: dict) -> dict:
     }
 
 
+def counts(file: dict, run: str) -> str:
+    return " / ".join(str(file[run].get(o, 0)) for o in ("passed", "failed", "skipped"))
+
+
+def markdown(result: dict) -> str:
+    """The table by file, of those in which a test ran."""
+    passing, kept = result["pass_on_cpu_and_run_on_trn3"], result["pass_on_both"]
+    lines = [
+        f"# JAX {result['jax']}'s own tests: {result['run']}",
+        "",
+        f"{kept} of {passing} tests that pass on the CPU backend pass ({kept / max(passing, 1):.2%}).",
+        f"JAX_NUM_GENERATED_CASES={result['generated_cases']}, slow tests skipped, 8 devices.",
+        "Made by tools/jax_conformance.py; jax_conformance.toml has the reason of each failure.",
+        "",
+        "| file | passed / failed / skipped on cpu | on trn3 |",
+        "|---|---|---|",
+    ]
+    for name, file in result["files"].items():
+        if file["cpu"].get("passed") or file[result["run"]].get("passed"):
+            lines.append(f"| {name} | {counts(file, 'cpu')} | {counts(file, result['run'])} |")
+    return "\n".join(lines) + "\n"
+
+
 def show(result: dict, console: Console) -> bool:
     """Prints the table and the differences. True if there are no surprises."""
     table = Table("file", "cpu", result["run"], "expected", "unexpected", box=None)
     table.title = f"JAX {result['jax']}: passed / failed / skipped"
     surprises = []
     for name, file in result["files"].items():
-        counts = [
-            " / ".join(str(file[key].get(o, 0)) for o in ("passed", "failed", "skipped"))
-            for key in ("cpu", result["run"])
-        ]
-        table.add_row(name, *counts, str(len(file["expected"])), str(len(file["unexpected"])))
+        both = [counts(file, run) for run in ("cpu", result["run"])]
+        table.add_row(name, *both, str(len(file["expected"])), str(len(file["unexpected"])))
         surprises += [(name, d) for d in file["unexpected"]]
     console.print(table)
     for name, difference in surprises:
@@ -268,6 +288,7 @@ def main() -> None:
     parser.add_argument("--dut", default="cpu", choices=["cpu", "own"], help="jax_test_dut on trn3")
     parser.add_argument("--out", type=Path, default=Path("build/jax_conformance"))
     parser.add_argument("--json", type=Path, help="where to write the comparison")
+    parser.add_argument("--markdown", type=Path, help="where to write the table, as Markdown")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--generated-cases", type=int, default=1)
     parser.add_argument("--resume", action="store_true", help="keep the results that --out has")
@@ -288,6 +309,8 @@ def main() -> None:
     result = report(names, run, args, manifest)
     if args.json:
         args.json.write_text(json.dumps(result, indent=1))
+    if args.markdown:
+        args.markdown.write_text(markdown(result))
     sys.exit(0 if show(result, Console()) else 1)
 
 

@@ -3,3 +3,4 @@
 from .cpu_rules import adopt_cpu_rules as adopt_cpu_rules
 from .ffi_targets import forward_ffi_targets as forward_ffi_targets
 from .host_callbacks import lower_host_callbacks as lower_host_callbacks
+from .ragged_collectives import lower_ragged_all_to_all as lower_ragged_all_to_all

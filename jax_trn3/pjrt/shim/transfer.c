@@ -20,10 +20,11 @@ static PyObject* call_from_host(PJRT_Client_BufferFromHostBuffer_Args* args, PJR
   return array;
 }
 
-// A layout without tiles, given as a permutation of the array's dimensions.
+// A layout without tiles, given as a permutation of the array's dimensions. (jaxlib leaves its
+// struct_size uninitialized.)
 static bool is_permutation(const PJRT_Buffer_MemoryLayout* layout, size_t rank) {
-  if (!HAS(layout, type) || layout->type != PJRT_Buffer_MemoryLayout_Type_Tiled ||
-      layout->tiled.num_tiles > 0 || layout->tiled.minor_to_major_size != rank ||
+  if (layout->type != PJRT_Buffer_MemoryLayout_Type_Tiled || layout->tiled.num_tiles > 0 ||
+      layout->tiled.minor_to_major_size != rank ||
       (layout->tiled.minor_to_major == NULL && rank > 0))
     return false;
   for (size_t i = 0; i < rank; i++) {
