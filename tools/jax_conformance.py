@@ -243,7 +243,8 @@ def markdown(result: dict) -> str:
     lines = [
         f"# JAX {result['jax']}'s own tests: {result['run']}",
         "",
-        f"{kept} of {passing} tests that pass on the CPU backend pass ({kept / max(passing, 1):.2%}).",
+        f"{kept} of {passing} tests that pass on the CPU backend pass "
+        f"({kept / max(passing, 1):.2%}).",
         f"JAX_NUM_GENERATED_CASES={result['generated_cases']}, slow tests skipped, 8 devices.",
         "Made by tools/jax_conformance.py; jax_conformance.toml has the reason of each failure.",
         "",
