@@ -33,7 +33,7 @@ PACKAGES = [name for name in ("jax_trn3", "pallas_trn3") if (ROOT / name).is_dir
 MODULES = sorted(path for name in PACKAGES for path in (ROOT / name).rglob("*.py"))
 
 # Directories of tests that stand for no room: the platform as a whole, and what is built on it.
-WHOLE = {"platform", "frameworks", "examples"}
+WHOLE = {"platform", "frameworks", "examples", "tools"}
 
 
 def dotted(path: Path) -> tuple[str, ...]:
