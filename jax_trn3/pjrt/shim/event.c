@@ -14,6 +14,7 @@ struct PJRT_Event {
   pthread_mutex_t mutex;
   pthread_cond_t changed;
   atomic_bool done;
+  bool is_callers;  // made by PJRT_Event_Create, to be set by PJRT_Event_Set
   PJRT_Error* error;
   Callback* callbacks;
 };
@@ -165,11 +166,16 @@ FUNCTION(Event_OnReady, user_arg) {
 
 FUNCTION(Event_Create, event) {
   args->event = event_new();
-  return args->event == NULL ? error_no_memory() : NULL;
+  if (args->event == NULL) return error_no_memory();
+  args->event->is_callers = true;
+  return NULL;
 }
 
 FUNCTION(Event_Set, error_message_size) {
   NEED(args->event, KIND_EVENT);
+  if (!args->event->is_callers)
+    return error_new(PJRT_Error_Code_FAILED_PRECONDITION,
+                     "PJRT_Event_Set: the event is the device's to set");
   if (event_is_done(args->event))
     return error_new(PJRT_Error_Code_FAILED_PRECONDITION, "PJRT_Event_Set: the event is set already");
   PJRT_Error* error = NULL;

@@ -55,6 +55,24 @@ static bool poll(const Job* job, PyObject* array) {
   return true;
 }
 
+// Whether an array could not be waited for only because it, or a shard of it, has been donated
+// meanwhile. Then the exception is dropped: the other shards are as good as before.
+static bool is_deletion(PyObject* array) {
+  PyObject *type, *value, *traceback;
+  PyErr_Fetch(&type, &value, &traceback);
+  PyObject* gone = call_method(array, IS_DELETED);
+  bool deleted = gone == Py_True;
+  if (gone == NULL) PyErr_Clear();  // a token
+  Py_XDECREF(gone);
+  if (!deleted) PyErr_Restore(type, value, traceback);
+  else {
+    Py_XDECREF(type);
+    Py_XDECREF(value);
+    Py_XDECREF(traceback);
+  }
+  return deleted;
+}
+
 // With the GIL. The error of the first array that failed, or of the copy.
 static PJRT_Error* run(Job* job) {
   Py_ssize_t n = job->waits == NULL ? 0 : PyList_Size(job->waits);
@@ -62,7 +80,7 @@ static PJRT_Error* run(Job* job) {
   for (Py_ssize_t i = 0; i < n && !failed; i++) {
     if (!poll(job, PyList_GetItem(job->waits, i))) return NULL;  // and everything stays as it is
     PyObject* result = call_method(PyList_GetItem(job->waits, i), BLOCK_UNTIL_READY);
-    failed = result == NULL;
+    failed = result == NULL && !is_deletion(PyList_GetItem(job->waits, i));
     Py_XDECREF(result);
   }
   PJRT_Error* error = failed ? error_from_python() : NULL;
