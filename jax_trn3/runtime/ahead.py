@@ -17,7 +17,7 @@ from .topology import TopologyDescription
 _MAX_DEVICES = 4096
 
 
-@functools.lru_cache(maxsize=4)
+@functools.lru_cache(maxsize=1)  # it has up to three threads a device
 def _compiler_for(num_devices: int) -> Any:
     """An XLA:CPU client that nothing runs on."""
     return xla_client.make_cpu_client(num_devices=num_devices)
