@@ -103,6 +103,7 @@ def initialize() -> None:
     ops.adopt_cpu_rules(PLATFORM)
     ops.lower_host_callbacks(PLATFORM)
     ops.lower_ragged_all_to_all(PLATFORM)
+    ops.interpret_kernels(PLATFORM)
     ops.forward_ffi_targets(PLATFORM)
     compiler.install_callbacks(PLATFORM)
     compiler.serve_persistent_cache(PLATFORM)

@@ -18,7 +18,6 @@ from jax._src.interpreters import mlir
 from jax._src import checkify, debugging, random  # noqa: F401  isort: skip
 from jax._src.lax import linalg  # noqa: F401  isort: skip
 from jax._src.lax.control_flow import conditionals  # isort: skip
-from jax._src.pallas import mpmd  # isort: skip
 
 
 def adopt_cpu_rules(platform: str) -> None:
@@ -33,7 +32,6 @@ def adopt_cpu_rules(platform: str) -> None:
         dispatch.device_put_p, dispatch._tpu_gpu_device_put_lowering, platform=platform
     )
     _fall_back_on_cpu_branches(platform)
-    mlir.register_lowering(mpmd.mpmd_map_p, _lower_core_map, platform=platform)
     if platform not in mlir._platforms_with_donation:
         mlir._platforms_with_donation.append(platform)
 
@@ -45,15 +43,6 @@ def as_cpu(ctx: mlir.LoweringRuleContext) -> mlir.LoweringRuleContext:
         platforms=("cpu",), backend=SimpleNamespace(platform="cpu")
     )
     return dataclasses.replace(ctx, module_context=module_context)
-
-
-def _lower_core_map(ctx: mlir.LoweringRuleContext, *args: Any, **params: Any) -> Any:
-    """Pallas' core_map, which runs interpreted."""
-    cpu = as_cpu(ctx)
-    results = mpmd._mpmd_map_fallback_lowering(cpu, *args, **params)
-    if cpu.tokens_out is not None:
-        ctx.set_tokens_out(cpu.tokens_out)
-    return results
 
 
 def _fall_back_on_cpu_branches(platform: str) -> None:

@@ -75,3 +75,23 @@ def test_profiler_trace_has_the_dispatches(tmp_path) -> None:
         jax.block_until_ready(jax.jit(lambda x: x @ x.T)(jnp.ones((64, 64))))
     (trace,) = tmp_path.glob("plugins/profile/*/*.xplane.pb")
     assert b"trn3" in trace.read_bytes() or trace.stat().st_size > 1000
+
+
+def test_pallas_kernels_run_without_interpret() -> None:
+    from jax.experimental import pallas as pl
+
+    def kernel(x_ref, y_ref, o_ref):
+        o_ref[...] = x_ref[...] * 2 + y_ref[...] + pl.program_id(0)
+
+    block = pl.BlockSpec((4, 8), lambda i: (i, 0))
+    call = pl.pallas_call(
+        kernel,
+        grid=(3,),
+        in_specs=[block, block],
+        out_specs=block,
+        out_shape=jax.ShapeDtypeStruct((12, 8), np.float32),
+    )
+    x = np.arange(96, dtype=np.float32).reshape(12, 8)
+    expected = x * 2 + x + np.repeat(np.arange(3), 4)[:, None]
+    np.testing.assert_array_equal(jax.jit(call)(x, x), expected)
+    np.testing.assert_array_equal(jax.vmap(call)(x[None], x[None])[0], expected)
