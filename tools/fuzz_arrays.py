@@ -46,7 +46,7 @@ def from_host(d: Draw) -> None:
     elif way == 1:
         dims = rng.choice(([2**62, 2**62], [2**32, 2**32], [2**63 - 1], [3, 2**62], [2**21] * 3))
     elif way == 2:
-        args.num_dims, dims = rng.choice((1, 2, 70000, *HUGE)), None  # type: ignore[assignment]
+        args.num_dims, dims = rng.choice((1, 2, 70000, *HUGE)), None
     elif way == 3:
         dims = [2**44]  # more than a device has; other memories have no limit of their own
     elif way == 4 and dims and 0 not in dims:

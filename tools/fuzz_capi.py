@@ -107,7 +107,7 @@ class Fuzzer:
         struct, args = self.structs[name], self.lay(name)
         for field, value in fields.items():
             setattr(args, field, value)
-        error = self.run(name, struct.size, f"setup {fields}")  # type: ignore[union-attr]
+        error = self.run(name, struct.size, f"setup {fields}")
         if error:
             raise Violation(f"{name}({fields}): {self.text_of(error)}")
         return args

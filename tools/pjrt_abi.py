@@ -68,7 +68,7 @@ def _struct(name: str, body: str, size: int, known: dict[str, Struct]) -> Struct
         body = body.replace(union[0], "int UNION;")
     for declaration in _declarations(body):
         if declaration == "int UNION":
-            members = [_field(one) for one in _declarations(union[1])]  # type: ignore[index]
+            members = [_field(one) for one in _declarations(union[1])]
             of = [(n, ctypes.c_void_p if p else _type(k, known)) for n, k, p in members]
             fields.append(("union", type("Union", (ctypes.Union,), {"_fields_": of})))
             anonymous = ["union"]

@@ -4,7 +4,6 @@ from . import protobuf as protobuf
 from .ahead_of_time import compile_without_devices as compile_without_devices
 from .callbacks import install_callbacks as install_callbacks
 from .footprint import check_fits as check_fits
-from .footprint import footprint as footprint
 from .persistent_cache import serve_persistent_cache as serve_persistent_cache
 from .program import Program as Program
 from .values import Values as Values

@@ -3,7 +3,7 @@
     8 bytes   "TRN3EXE\\n"
     4 bytes   version of the format, little-endian
     4 bytes   size of the header
-    header    JSON: the sizes of the sections, in order, and who made the machine code
+    header    JSON: the sizes of the sections, in order, and the keyed digest
     sections  program   the StableHLO program, as it was compiled
               options   its xla.CompileOptionsProto
               native    XLA:CPU's executable, or nothing
@@ -11,9 +11,9 @@
 
 The program alone makes the executable anywhere: on another machine, with another jaxlib. The
 machine code saves compiling it, but XLA links whatever it is given ("loading may run arbitrary
-code", says jaxlib), and a checksum proves no origin. So machine code carries a keyed digest, and is
-used only where the same user made it, on the same kind of processor, with the same jaxlib;
-otherwise the program is compiled again.
+code", says jaxlib), and a checksum proves no origin. So the sections carry a keyed digest, and the
+machine code is used only where the same user made it, from this program, on the same kind of
+processor, with the same jaxlib; otherwise the program is compiled again.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ import os
 import platform
 import secrets
 import struct
+from collections.abc import Sequence
 from pathlib import Path
 
 import jaxlib
@@ -48,15 +49,10 @@ class Artifact:
     def pack(self) -> bytes:
         """The artifact as bytes. Leaves out machine code that nobody could trust later."""
         key = _key()
-        native = self.native if key else b""
-        header = {
-            "platform": "trn3",
-            "sizes": [len(self.program), len(self.options), len(native)],
-            "mac": _mac(key, native) if key else "",
-        }
+        sections = (self.program, self.options, self.native if key else b"")
+        header = {"sizes": list(map(len, sections)), "mac": _mac(key, sections) if key else ""}
         text = json.dumps(header, sort_keys=True).encode()
-        body = _PREFIX.pack(_MAGIC, VERSION, len(text)) + text
-        body += self.program + self.options + native
+        body = _PREFIX.pack(_MAGIC, VERSION, len(text)) + text + b"".join(sections)
         return body + hashlib.sha256(body).digest()
 
     @classmethod
@@ -89,12 +85,12 @@ class Artifact:
             at += length
         program, options, native = sections
         key = _key()
-        trusted = bool(key) and hmac.compare_digest(mac, _mac(key, native))
+        trusted = bool(key) and hmac.compare_digest(mac, _mac(key, sections))
         return cls(program, options, native if trusted else b"")
 
 
 def _read_header(text: bytes, room: int) -> tuple[list[int], str]:
-    """The sizes of the sections and the keyed digest of the machine code."""
+    """The sizes of the sections and their keyed digest."""
     try:
         header = json.loads(text)
         sizes, mac = header["sizes"], header["mac"]
@@ -117,8 +113,10 @@ def _maker() -> bytes:
     return f"{jaxlib.__version__}\n{cpu}".encode()
 
 
-def _mac(key: bytes, native: bytes) -> str:
-    return hmac.new(key, _maker() + b"\n" + native, hashlib.sha256).hexdigest()
+def _mac(key: bytes, sections: Sequence[bytes]) -> str:
+    parts = (_maker(), *sections)
+    message = b"".join(len(part).to_bytes(8, "little") + part for part in parts)
+    return hmac.new(key, message, hashlib.sha256).hexdigest()
 
 
 @functools.cache

@@ -8,6 +8,8 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from jax._src import dtypes
+
 from .values import Shard, Values
 
 _DEVICE = "device"  # the memory that is limited
@@ -15,10 +17,7 @@ _DEVICE = "device"  # the memory that is limited
 
 @dataclasses.dataclass(frozen=True)
 class Footprint:
-    """Bytes of one device's memory. Temporaries are those of XLA:CPU's buffer assignment.
-
-    aliased: outputs that take over the memory of donated arguments.
-    """
+    """Bytes of one device's memory; `aliased` are counted among arguments and outputs both."""
 
     arguments: int
     outputs: int
@@ -31,12 +30,11 @@ class Footprint:
 
 
 def footprint(values: Values) -> Footprint:
-    stats = values.executable.get_compiled_memory_stats()
     return Footprint(
         arguments=sum(map(_bytes, _on_device(values.parameters, values.parameter_kinds))),
         outputs=sum(map(_bytes, _on_device(values.outputs, values.output_kinds))),
-        temporaries=stats.temp_size_in_bytes,
-        aliased=stats.alias_size_in_bytes,
+        temporaries=values.temporary_bytes,
+        aliased=values.aliased_bytes,
     )
 
 
@@ -45,13 +43,13 @@ def check_fits(values: Values, limit: int, device_kind: str) -> None:
     needs = footprint(values)
     if needs.total <= limit:
         return
-    largest = max(_candidates(values), key=lambda candidate: candidate[0])
+    size, largest = _largest(values)
     raise MemoryError(
         f"Out of memory: {values.name} needs {_readable(needs.total)} in the memory of each "
         f"device, {device_kind} has {_readable(limit)}: arguments {_readable(needs.arguments)}, "
         f"outputs {_readable(needs.outputs)}, temporaries {_readable(needs.temporaries)}, of which "
-        f"{_readable(needs.aliased)} are shared by donation. The largest is {largest[1]} with "
-        f"{_readable(largest[0])}. Shard over more devices, donate arguments (donate_argnums), "
+        f"{_readable(needs.aliased)} are shared by donation. The largest is {largest} with "
+        f"{_readable(size)}. Shard over more devices, donate arguments (donate_argnums), "
         "rematerialize (jax.checkpoint), use a smaller dtype, or keep arrays in pinned_host memory."
     )
 
@@ -61,7 +59,7 @@ def _on_device(shards: Sequence[Shard], kinds: Sequence[str]) -> list[Shard]:
 
 
 def _bytes(shard: Shard) -> int:
-    return math.prod(shard.dims) * shard.dtype.itemsize
+    return math.prod(shard.dims) * dtypes.itemsize_bits(shard.dtype) // 8
 
 
 def _readable(size: float) -> str:
@@ -72,9 +70,10 @@ def _readable(size: float) -> str:
     return f"{size:.0f} {unit}" if unit == "B" else f"{size:.2f} {unit}"
 
 
-def _candidates(values: Values) -> list[tuple[int, str]]:
-    """(bytes, description) of arguments, outputs and the results inside the program."""
-    found = [(0, "nothing")]
+def _largest(values: Values) -> tuple[int, str]:
+    """(bytes, description) among arguments, outputs and the results inside the program."""
+    (module,) = values.executable.hlo_modules()
+    found = [_largest_result(module)]
     for what, shards, kinds in (
         ("argument", values.parameters, values.parameter_kinds),
         ("output", values.outputs, values.output_kinds),
@@ -84,8 +83,8 @@ def _candidates(values: Values) -> list[tuple[int, str]]:
             for i, (shard, kind) in enumerate(zip(shards, kinds))
             if kind == _DEVICE
         ]
-    (module,) = values.executable.hlo_modules()
-    return found + _intermediates(module)
+    # Of equals the last: an argument or output is also the result of an instruction.
+    return max(reversed(found), key=lambda candidate: candidate[0])
 
 
 # XLA's text has "%name = f32[2,3]{1,0} opcode(...), ... metadata={op_name="..." ...}".
@@ -93,8 +92,9 @@ _INSTRUCTION = re.compile(r"= ([a-z]+\d*\w*)\[([\d,]+)\]\S* ([\w-]+)\((.*)")
 _NO_MEMORY = {"parameter", "bitcast", "get-tuple-element", "constant"}
 
 
-def _intermediates(module: Any) -> list[tuple[int, str]]:
-    found = []
+def _largest_result(module: Any) -> tuple[int, str]:
+    """(bytes, description) of the largest result of an instruction that is not inside a fusion."""
+    size, shape, metadata = 0, "", ""
     in_fusion = False
     text = module.to_string()
     for line in text.splitlines():
@@ -104,12 +104,12 @@ def _intermediates(module: Any) -> list[tuple[int, str]]:
         if match is None or in_fusion or match[3] in _NO_MEMORY:
             continue
         bits = int(re.sub(r"\D", "", match[1].partition("e")[0]) or 8)
-        size = math.prod(map(int, match[2].split(","))) * bits // 8
-        name = re.search(r'op_name="([^"]*)"', match[4])
-        where = _source(text, match[4])
-        origin = f" of {name[1]}{where}" if name else where
-        found.append((size, f"the result {match[1]}[{match[2]}]{origin}"))
-    return found
+        bytes = math.prod(map(int, match[2].split(","))) * bits // 8
+        if bytes > size:
+            size, shape, metadata = bytes, f"{match[1]}[{match[2]}]", match[4]
+    name = re.search(r'op_name="([^"]*)"', metadata)
+    origin = f" of {name[1]}" if name else ""
+    return size, f"the result {shape}{origin}{_source(text, metadata)}"
 
 
 def _source(text: str, metadata: str) -> str:

@@ -52,6 +52,8 @@ class Values:
     parameter_kinds, output_kinds: their memories.
     has_collectives: whether the devices wait for each other in it.
     has_custom_calls: whether it calls code that may fail.
+    temporary_bytes: what a run needs of a device beside outputs, by XLA:CPU's buffer assignment.
+    aliased_bytes: of the outputs, what takes over the memory of donated arguments.
     """
 
     program: Program
@@ -67,6 +69,8 @@ class Values:
     output_kinds: tuple[str, ...]
     has_collectives: bool
     has_custom_calls: bool
+    temporary_bytes: int
+    aliased_bytes: int
 
     def serialize(self) -> bytes:
         """See artifact.py. NotImplementedError for programs that call back to Python."""
@@ -145,6 +149,7 @@ def _values(
     (module,) = executable.hlo_modules()
     proto = module.as_serialized_hlo_module_proto()
     outputs, parameters = _shards(proto)
+    memory = executable.get_compiled_memory_stats()  # takes milliseconds: asked once
     parameter_kinds, output_kinds = program.memory_kinds(len(parameters), len(outputs))
     return Values(
         program=program,
@@ -160,6 +165,8 @@ def _values(
         output_kinds=output_kinds,
         has_collectives=any(opcode in proto for opcode in _COLLECTIVES),
         has_custom_calls=any(opcode in proto for opcode in _CUSTOM_CALLS),
+        temporary_bytes=memory.temp_size_in_bytes,
+        aliased_bytes=memory.alias_size_in_bytes,
     )
 
 

@@ -31,8 +31,8 @@ class _Inner:
     places: arrays.Places
 
 
-def _start(num_devices: int, process: Process) -> _Inner:
-    own = processes.devices_of(process, num_devices, "")
+def _start(topology: TopologyDescription, process: Process) -> _Inner:
+    own = topology.devices_of(process)
     kept: list[Any] = []
     peer, collectives = None, None
     if process.count > 1:
@@ -73,7 +73,7 @@ class Client:
     def __init__(self, topology: TopologyDescription, process: Process):
         self.topology = topology
         self.process_index = process.index
-        self.flight_limit = limit_for(len(topology.devices) // process.count)
+        self.flight_limit = limit_for(len(topology.devices_of(process)))
         self._process = process
         self._lock = threading.Lock()
         self._started: _Inner | None = None
@@ -84,7 +84,7 @@ class Client:
         if self._started is None:
             with self._lock:
                 if self._started is None:
-                    self._started = _start(len(self.topology.devices), self._process)
+                    self._started = _start(self.topology, self._process)
         return self._started
 
     @property

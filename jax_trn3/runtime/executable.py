@@ -40,7 +40,7 @@ class Executable:
             parameter_types=tuple(dtypes.type_of(one.dtype) for one in values.parameters),
             parameter_dims=tuple(one.dims for one in values.parameters),
             code_bytes=inner.size_of_generated_code_in_bytes(),
-            temporary_bytes=compiler.footprint(values).temporaries,
+            temporary_bytes=values.temporary_bytes,
             output_types=tuple(dtypes.type_of(output.dtype) for output in values.outputs),
             output_dims=tuple(output.dims for output in values.outputs),
             output_kinds=values.output_kinds,

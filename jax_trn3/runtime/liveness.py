@@ -39,8 +39,10 @@ def accept(listener: socket.socket, count: int) -> dict[int, socket.socket]:
             connection, _ = listener.accept()
             connection.settimeout(None)
             index = _receive(connection)
-            if index is not None:
+            if index is not None and 0 < index < count and index not in connections:
                 connections[index] = connection
+            else:
+                connection.close()  # a stranger
     return connections
 
 
@@ -97,7 +99,7 @@ class Watch:
                 selector.register(connection, selectors.EVENT_READ, index)
             while selector.get_map():
                 for key, _ in selector.select():
-                    message = _receive(key.fileobj)  # type: ignore[arg-type]
+                    message = _receive(self._connections[key.data])
                     is_over = message is None
                     if is_over:
                         selector.unregister(key.fileobj)

@@ -72,12 +72,16 @@ class TopologyDescription:
             "num_chips": self.hardware.num_chips,
         }
 
+    def devices_of(self, process: Process) -> range:
+        """The ids of a process' devices. ValueError if they cannot be shared equally."""
+        return devices_of(process, self.hardware.num_devices, self.hardware.name)
+
     @functools.cached_property
     def devices(self) -> tuple[pjrt.DeviceDescription, ...]:
         locations, process = self.hardware.devices(), self._process
         if process is None:
             return tuple(_describe(self.hardware, location, 0, -1) for location in locations)
-        attached = devices_of(process, len(locations), self.hardware.name)
+        attached = self.devices_of(process)
         return tuple(
             _describe(
                 self.hardware,

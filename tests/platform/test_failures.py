@@ -392,9 +392,10 @@ def test_a_fork_before_the_first_use_works(run_python: RunPython) -> None:
         import jax, jax.numpy as jnp
 
         child = os.fork()
-        print(float(jnp.ones(3).sum()), jax.devices()[0].platform, flush=True)
-        if child:
+        line = f"{float(jnp.ones(3).sum())} {jax.devices()[0].platform}"
+        if child:  # what print writes comes in pieces: one process after the other
             os.waitpid(child, 0)
+        print(line, flush=True)
     """)
     process = run_python(code, timeout=30)
     assert process.stdout.split() == ["3.0", "trn3"] * 2, process.stderr

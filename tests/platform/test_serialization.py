@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
+import json
 import os
 import textwrap
 from collections.abc import Callable
@@ -47,7 +49,8 @@ def data(compiled: jax.stages.Compiled) -> bytes:
 
 def matrices() -> tuple[np.ndarray, np.ndarray]:
     random = np.random.default_rng(0)
-    return random.normal(size=(2, 8, 8)).astype(np.float32)  # type: ignore[return-value]
+    a, b = random.normal(size=(2, 8, 8)).astype(np.float32)
+    return a, b
 
 
 @pytest.fixture(scope="module")
@@ -115,6 +118,33 @@ def test_machine_code_of_another_jaxlib_or_user_is_not_linked(
         monkeypatch.setattr(artifact, "_key", lambda: b"")
     assert Artifact.unpack(data).native == b""
     assert Artifact.unpack(Artifact.unpack(data).pack()).program == Artifact.unpack(data).program
+
+
+def test_machine_code_of_another_program_is_not_linked(
+    data: bytes, load: Callable[[bytes], Any]
+) -> None:
+    """The sections of one artifact around the machine code of another, under its digest."""
+    other = jax.jit(lambda a, b: a * b).lower(*matrices()).compile()
+    theirs = split(other.runtime_executable().serialize())[1]
+    ours, mine = Artifact.unpack(theirs), Artifact.unpack(data)
+    assert ours.native
+    mixed = dataclasses.replace(mine, native=ours.native).pack()
+    _, _, size = artifact._PREFIX.unpack_from(theirs)
+    mac = json.loads(theirs[artifact._PREFIX.size :][:size])["mac"]
+    _, _, size = artifact._PREFIX.unpack_from(mixed)
+    header = json.loads(mixed[artifact._PREFIX.size :][:size]) | {"mac": mac}
+    text = json.dumps(header, sort_keys=True).encode()
+    body = artifact._PREFIX.pack(b"TRN3EXE\n", artifact.VERSION, len(text)) + text
+    body += mixed[artifact._PREFIX.size + size : -32]
+    forged = body + hashlib.sha256(body).digest()
+    assert Artifact.unpack(forged) == dataclasses.replace(mine, native=b"")
+    a, b = matrices()
+    (result,) = (
+        load(forged)
+        .execute_sharded([jax.device_put(a), jax.device_put(b)])
+        .disassemble_into_single_device_arrays()
+    )
+    np.testing.assert_allclose(result[0], np.linalg.solve(a @ a.T + np.eye(8), b), rtol=2e-2)
 
 
 def test_callbacks_cannot_be_serialized() -> None:

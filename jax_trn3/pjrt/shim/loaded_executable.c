@@ -405,6 +405,10 @@ static PyObject* launch(PJRT_LoadedExecutable* loaded, PyObject* list, bool may_
       : call_method_with(results, CONSUME_WITH_HANDLERS, loaded->handlers);
   Py_XDECREF(results);
   if (arrays != NULL) *ready = completion_of(arrays, *token, may_fail);
+  // A process that was lost since check_lost() will not be waited for.
+  PJRT_Error* lost = loaded->has_peers ? lost_error() : NULL;
+  if (lost != NULL && *ready != NULL) event_set(*ready, lost);
+  else error_free(lost);
   if (loaded->has_collectives) flight_started(client, *ready);
   return arrays;
 }

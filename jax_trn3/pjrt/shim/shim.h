@@ -183,6 +183,7 @@ HIDDEN PJRT_Error* event_wait(PJRT_Event* event);             // blocks; must no
 typedef struct {
   struct PJRT_Client* client;
   PyObject* array;
+  PJRT_Event* ready;  // the array's
   int index;
   void* destination;
   size_t size;

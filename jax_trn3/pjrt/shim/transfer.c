@@ -221,12 +221,11 @@ FUNCTION(Buffer_ToHostBuffer, event) {
     free(copy);
     return error;
   }
-  PJRT_Event* ready = NULL;
-  copy->array = buffer_array(buffer, &ready);
+  copy->array = buffer_array(buffer, &copy->ready);
   if (copy->array == NULL) {
     error = buffer_deleted_error(buffer, "PJRT_Buffer_ToHostBuffer");
-  } else if (event_is_done(ready)) {
-    error = event_error(ready);
+  } else if (event_is_done(copy->ready)) {
+    error = event_error(copy->ready);
     if (error == NULL) error = host_copy_run(copy);
     args->event = event_ready();
   } else {
@@ -241,7 +240,6 @@ FUNCTION(Buffer_ToHostBuffer, event) {
       Py_XDECREF(waits);
     }
   }
-  event_release(ready);
   host_copy_free(copy);
   leave(&entry);
   return error;

@@ -13,16 +13,23 @@ typedef struct Job {
   PyObject* waits;
   HostCopy* copy;
   PJRT_Event* event;
-  bool copying;                   // writes into the framework's memory: too late to give it up
+  bool copying;  // writes into the framework's memory: too late to give it up
   atomic_bool given_up;
-  struct Job* next;               // in line
-  struct Job *older, *newer;      // of all that are not finished
+  struct Job* next;           // in line
+  struct Job *older, *newer;  // of all that are not finished
 } Job;
 
 static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t work = PTHREAD_COND_INITIALIZER, idle = PTHREAD_COND_INITIALIZER;
 static Job *first, *last, *newest;
 static int waiters, idle_waiters, queued, running;
+
+static PJRT_Error* lost;  // why what waits for others is given up; set once, under `mutex`
+static atomic_bool is_lost;
+
+PJRT_Error* lost_error(void) {
+  return atomic_load(&is_lost) ? error_copy(lost) : NULL;
+}
 
 // Once a job has been given up, its destination is the framework's again.
 static bool may_copy(Job* job) {
@@ -39,6 +46,13 @@ static atomic_bool has_peers;
 
 void wait_with_peers(void) { atomic_store(&has_peers, true); }
 
+// Also a job that came in line after the others were given up, and waits for the same.
+static bool is_given_up(const Job* job) {
+  return atomic_load(&job->given_up) || event_is_done(job->event) ||
+         (atomic_load(&is_lost) && job->copy != NULL && event_is_done(job->copy->ready) &&
+          !event_is_good(job->copy->ready));
+}
+
 static bool poll(const Job* job, PyObject* array) {
   useconds_t pause = 50;
   while (atomic_load(&has_peers)) {
@@ -46,7 +60,7 @@ static bool poll(const Job* job, PyObject* array) {
     if (ready == NULL) PyErr_Clear();  // it failed, or it is a token, which can only be waited for
     Py_XDECREF(ready);
     if (ready != Py_False) break;
-    if (job->given_up) return false;
+    if (is_given_up(job)) return false;
     Py_BEGIN_ALLOW_THREADS
     usleep(pause);
     Py_END_ALLOW_THREADS
@@ -64,8 +78,9 @@ static bool is_deletion(PyObject* array) {
   bool deleted = gone == Py_True;
   if (gone == NULL) PyErr_Clear();  // a token
   Py_XDECREF(gone);
-  if (!deleted) PyErr_Restore(type, value, traceback);
-  else {
+  if (!deleted) {
+    PyErr_Restore(type, value, traceback);
+  } else {
     Py_XDECREF(type);
     Py_XDECREF(value);
     Py_XDECREF(traceback);
@@ -78,7 +93,8 @@ static PJRT_Error* run(Job* job) {
   Py_ssize_t n = job->waits == NULL ? 0 : PyList_Size(job->waits);
   bool failed = false;
   for (Py_ssize_t i = 0; i < n && !failed; i++) {
-    if (!poll(job, PyList_GetItem(job->waits, i))) return NULL;  // and everything stays as it is
+    // What it waits for stays alive for ever: its destructor might wait too.
+    if (!poll(job, PyList_GetItem(job->waits, i))) return lost_error();
     PyObject* result = call_method(PyList_GetItem(job->waits, i), BLOCK_UNTIL_READY);
     failed = result == NULL && !is_deletion(PyList_GetItem(job->waits, i));
     Py_XDECREF(result);
@@ -170,13 +186,6 @@ void wait_then_set(PyObject* waits, HostCopy* copy, PJRT_Event* event) {
 
 // ---- Giving up -------------------------------------------------------------------------------
 
-static PJRT_Error* lost;  // why what waits for others is given up; set once, under `mutex`
-static atomic_bool is_lost;
-
-PJRT_Error* lost_error(void) {
-  return atomic_load(&is_lost) ? error_copy(lost) : NULL;
-}
-
 // Without the GIL: the framework's callbacks run here.
 void give_up_waiting(PJRT_Error* error) {
   pthread_mutex_lock(&mutex);
@@ -248,6 +257,7 @@ PJRT_Error* host_copy_run(HostCopy* copy) {
 void host_copy_free(HostCopy* copy) {
   if (copy == NULL) return;
   Py_XDECREF(copy->array);
+  event_release(copy->ready);
   free(copy->minor_to_major);
   free(copy);
 }
