@@ -1,0 +1,67 @@
+"""Operations that stay whole in the program, each with its meaning attached.
+
+`define` makes a JAX primitive of a JAX function. In the program the operation is a
+`stablehlo.composite "trn3.<name>"`, whose decomposition is the function: the compiler of trn3 sees
+one operation and its attributes, and every other compiler, of any platform, inlines it. (A module
+exported for several platforms or for symbolic shapes has the function inlined.)
+
+The abstract evaluation traces the function, so shapes, shardings of explicit mesh axes and axes
+that vary in shard_map are the function's. What JAX cannot derive (batching, derivatives) each
+operation registers for itself, with the same primitive in the result where it can stay whole.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+from jax import lax
+from jax._src import dispatch
+from jax.extend.core import Primitive
+from jax.interpreters import mlir
+
+PREFIX = "trn3."
+
+# Attributes that MLIR can hold as they are; others are shown as text.
+_ATTRIBUTES = (bool, int, float, str)
+
+
+def define(name: str, function: Callable[..., Sequence[Any]]) -> Primitive:
+    """The primitive `trn3.<name>` with the meaning `function(*arrays, **parameters)`.
+
+    `function` returns a tuple of arrays; so does `bind`. Parameters must be hashable; they are the
+    composite's attributes, those that are None left out.
+    """
+    primitive = Primitive(PREFIX + name)
+    primitive.multiple_results = True
+    primitive.def_impl(functools.partial(dispatch.apply_primitive, primitive))
+
+    @primitive.def_abstract_eval
+    def _(*avals: Any, **parameters: Any) -> list[Any]:
+        traced = jax.make_jaxpr(functools.partial(function, **parameters))(*avals)
+        return traced.out_avals
+
+    def composite(*arrays: Any, **parameters: Any) -> Sequence[Any]:
+        attributes = {key: _attribute(value) for key, value in parameters.items()}
+        whole = lax.composite(lambda *xs, **_: function(*xs, **parameters), PREFIX + name)
+        return whole(*arrays, **attributes)
+
+    lower_whole = mlir.lower_fun(composite, multiple_results=True)
+    lower_inline = mlir.lower_fun(function, multiple_results=True)
+
+    def lower(context: mlir.LoweringRuleContext, *arrays: Any, **parameters: Any) -> Any:
+        module = context.module_context
+        # jax.export gives functions of such modules more arguments than a composite passes on.
+        is_plain = len(module.platforms) == 1 and not module.shape_poly_state.dim_vars
+        return (lower_whole if is_plain else lower_inline)(context, *arrays, **parameters)
+
+    mlir.register_lowering(primitive, lower)
+    return primitive
+
+
+def _attribute(value: Any) -> Any:
+    if value is None or isinstance(value, _ATTRIBUTES):
+        return value
+    return str(value)
