@@ -15,7 +15,7 @@ import sys
 import time
 
 DISPATCHES, WARM_UP_DISPATCHES = 1_000_000, 50_000
-WARM_UP_COMPILES = 300  # until the allocators have their arenas
+WARM_UP_COMPILES = 2000  # until the allocators have their arenas, on the CPU backend too
 COMPILES_PER_CLEAR = 50
 
 
