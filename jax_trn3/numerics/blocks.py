@@ -1,0 +1,34 @@
+"""Blocks along an axis: [..., n, ...] as [..., blocks, block_size, ...] and back."""
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+
+def block_count(n: int, block_size: int) -> int:
+    """Blocks that n elements make, a last one that is not full included."""
+    return -(-n // block_size)
+
+
+def split_blocks(x: jax.Array, axis: int, block_size: int) -> jax.Array:
+    """Cuts `axis` (not negative) into blocks at axis, axis + 1; a last block is filled with 0."""
+    n = x.shape[axis]
+    count = block_count(n, block_size)
+    if missing := count * block_size - n:
+        widths = [(0, 0, 0)] * x.ndim
+        widths[axis] = (0, missing, 0)
+        x = lax.pad(x, jnp.zeros((), x.dtype), widths)
+    return x.reshape(*x.shape[:axis], count, block_size, *x.shape[axis + 1 :])
+
+
+def merge_blocks(blocks: jax.Array, axis: int, n: int) -> jax.Array:
+    """The inverse of `split_blocks`: the first n elements along `axis`."""
+    shape = blocks.shape
+    length = shape[axis] * shape[axis + 1]
+    merged = blocks.reshape(*shape[:axis], length, *shape[axis + 2 :])
+    return lax.slice_in_dim(merged, 0, n, axis=axis)
+
+
+def to_block_axis(per_block: jax.Array, axis: int) -> jax.Array:
+    """What there is one of per block, for broadcasting against `split_blocks(x, axis, ...)`."""
+    return jnp.expand_dims(per_block, axis + 1)
