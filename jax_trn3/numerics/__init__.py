@@ -1,4 +1,4 @@
-"""Pure functions on arrays: MX formats, scale rules, quantization, the hardware's layout of them."""
+"""Pure functions on arrays: MX formats, scale rules, quantization, the hardware's layout."""
 
 from .formats import BLOCK_SIZE as BLOCK_SIZE
 from .formats import ELEMENT_FORMATS as ELEMENT_FORMATS
@@ -17,3 +17,9 @@ from .quantize import dequantize as dequantize
 from .quantize import quantize as quantize
 from .quantize import quantize_dequantize as quantize_dequantize
 from .scale_rules import SCALE_RULES as SCALE_RULES
+from .sparsity import PATTERNS as PATTERNS
+from .sparsity import NMSparse as NMSparse
+from .sparsity import pack_sparse as pack_sparse
+from .sparsity import prune as prune
+from .sparsity import prune_mask as prune_mask
+from .sparsity import unpack_sparse as unpack_sparse

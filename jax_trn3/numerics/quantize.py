@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from .blocks import block_count, merge_blocks, split_blocks, to_block_axis
+from .blocks import block_count, block_max, merge_blocks, split_blocks, to_block_axis
 from .float_bits import (
     BIAS,
     EXPONENT_MASK,
@@ -144,8 +144,7 @@ def _blocks(
     check_scale_rule(scale_rule)
     _check_rounding(x, rounding, random_bits)
     bits = split_blocks(float32_bits(x), axis, block_size)
-    amax = jnp.max(bits & MAGNITUDE_MASK, axis=axis + 1, initial=0)
-    byte = scale_bytes(amax, fmt, scale_rule)
+    byte = scale_bytes(block_max(bits & MAGNITUDE_MASK, axis), fmt, scale_rule)
     random = None if random_bits is None else split_blocks(random_bits, axis, block_size)
     return bits, byte, random, axis
 

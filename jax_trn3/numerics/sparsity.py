@@ -14,6 +14,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from .blocks import merge_blocks, split_blocks
+
 PATTERNS: dict[str, tuple[int, int]] = {
     "4:16": (4, 16),
     "4:12": (4, 12),
@@ -107,8 +109,8 @@ def prune_mask(x: jax.Array, pattern: str, axis: int = -1) -> jax.Array:
     """Which elements `prune` keeps: bool, of x's shape; see there."""
     x, axis = _checked(x, axis)
     n, m = parse_pattern(pattern)
-    mask = _kept(_blocks(_magnitudes(x), axis, m), axis, n)
-    return _without_blocks(mask, axis, x.shape[axis])
+    mask = _kept(split_blocks(_magnitudes(x), axis, m), axis, n)
+    return merge_blocks(mask, axis, x.shape[axis])
 
 
 def prune(x: jax.Array, pattern: str, axis: int = -1) -> jax.Array:
@@ -139,17 +141,16 @@ def pack_sparse(x: jax.Array, pattern: str, axis: int = -1) -> NMSparse:
     """
     x, axis = _checked(x, axis)
     n, m = parse_pattern(pattern)
-    indices = _positions(_kept(_blocks(_magnitudes(x), axis, m), axis, n), axis, n)
-    blocks = _blocks(x, axis, m)
+    indices = _positions(_kept(split_blocks(_magnitudes(x), axis, m), axis, n), axis, n)
+    blocks = split_blocks(x, axis, m)
     values = jnp.zeros(indices.shape, x.dtype)
     # One select a position, not a gather: it fuses, shards along with x, and its transpose does.
     for position in range(m):
         element = lax.slice_in_dim(blocks, position, position + 1, axis=axis + 1)
         values = jnp.where(indices == position, element, values)
-    flat = values.shape[:axis] + (-1,) + values.shape[axis + 2 :]
-    return NMSparse(
-        values.reshape(flat), indices.reshape(flat), pattern, axis - x.ndim, x.shape[axis]
-    )
+    kept = indices.shape[axis] * n
+    values, indices = (merge_blocks(blocks, axis, kept) for blocks in (values, indices))
+    return NMSparse(values, indices, pattern, axis - x.ndim, x.shape[axis])
 
 
 def unpack_sparse(sparse: NMSparse) -> jax.Array:
@@ -160,15 +161,14 @@ def unpack_sparse(sparse: NMSparse) -> jax.Array:
     """
     n, m = check_sparse(sparse)
     axis = sparse.axis + sparse.values.ndim
-    blocked = sparse.values.shape[:axis] + (-1, n) + sparse.values.shape[axis + 1 :]
-    values, indices = sparse.values.reshape(blocked), sparse.indices.reshape(blocked)
+    values, indices = (split_blocks(x, axis, n) for x in (sparse.values, sparse.indices))
     shape = values.shape[: axis + 1] + (m,) + values.shape[axis + 2 :]
     position = lax.broadcasted_iota(jnp.uint8, shape, axis + 1)
     dense = jnp.zeros(shape, values.dtype)
     for k in range(n):
         here = lax.slice_in_dim(indices, k, k + 1, axis=axis + 1) == position
         dense = jnp.where(here, lax.slice_in_dim(values, k, k + 1, axis=axis + 1), dense)
-    return _without_blocks(dense, axis, sparse.size)
+    return merge_blocks(dense, axis, sparse.size)
 
 
 def check_sparse(sparse: NMSparse) -> tuple[int, int]:
@@ -221,23 +221,11 @@ def _magnitudes(x: jax.Array) -> jax.Array:
     return bits & jnp.array(jnp.iinfo(bits.dtype).max >> 1, bits.dtype)
 
 
-def _blocks(x: jax.Array, axis: int, m: int) -> jax.Array:
-    """x with `axis` split into blocks and the M elements of each; the last filled with zeros.
-
-    Zeros at the end of a block never take the place of its own elements: of equals the first wins.
-    """
-    padding = [(0, -x.shape[axis] % m if d == axis else 0) for d in range(x.ndim)]
-    return jnp.pad(x, padding).reshape(x.shape[:axis] + (-1, m) + x.shape[axis + 1 :])
-
-
-def _without_blocks(blocks: jax.Array, axis: int, size: int) -> jax.Array:
-    """The inverse of _blocks."""
-    flat = blocks.reshape(blocks.shape[:axis] + (-1,) + blocks.shape[axis + 2 :])
-    return lax.slice_in_dim(flat, 0, size, axis=axis)
-
-
 def _kept(magnitudes: jax.Array, axis: int, n: int) -> jax.Array:
-    """Which elements of blocks are among the N largest of theirs: those that fewer than N beat."""
+    """Which elements of blocks are among the N largest of theirs: those that fewer than N beat.
+
+    The zeros that fill a last block come last, so of equals its own elements are kept.
+    """
     other, own = _pairs(magnitudes, axis)
     other_is_first = _pairs_in_order(other, axis)
     beaten = (other > own) | ((other == own) & other_is_first)

@@ -1,0 +1,77 @@
+"""The logits of a block of attention, as jax.nn.dot_product_attention defines them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from .attention_blocks import Attention, Operands
+
+# What a query does not see has this logit (jax.nn.dot_product_attention's number), not minus
+# infinity: the softmax of a query that sees nothing is uniform, not NaN.
+MASKED = -0.7 * float(np.finfo(np.float32).max)
+
+
+def logits_dtype(operands: Operands) -> Any:
+    """float64 for float64 arrays, else float32."""
+    return jnp.promote_types(operands.query.dtype, jnp.float32)
+
+
+def block_logits(
+    operands: Operands, attention: Attention, rows: Any, columns: Any, keys: Any
+) -> tuple[Any, Any, Any]:
+    """Logits of one block, what is seen, and the derivative of the logits by the products.
+
+    operands: of the block; `query` and `key` as they are multiplied.
+    rows, columns: positions, as of Tiling.positions.
+    keys: how many keys there are; those behind are padding, and get minus infinity.
+    Returns [B, K, G, rows, columns] each; None for "everything is seen".
+    """
+    dtype = logits_dtype(operands)
+    x = product("bkgth,bksh->bkgts", operands.query, operands.key, dtype) * attention.scale
+    slope: Any = attention.scale
+    if attention.logits_soft_cap is not None:
+        tanh = jnp.tanh(x / attention.logits_soft_cap)
+        x = attention.logits_soft_cap * tanh
+        slope = attention.scale * (1 - tanh * tanh)
+    if operands.bias is not None:
+        x = (x + operands.bias).astype(dtype)
+    seen = _seen(operands, attention, rows, columns)
+    if seen is not None:
+        x = jnp.where(seen, x, jnp.asarray(MASKED, dtype))
+    block = columns.shape[-1]
+    if block != keys and keys % block:
+        x = jnp.where(columns < keys, x, jnp.asarray(-jnp.inf, dtype))
+    return x, seen, slope
+
+
+def product(subscripts: str, lhs: Any, rhs: Any, dtype: Any) -> Any:
+    """einsum that accumulates in, and returns, `dtype`."""
+    return jnp.einsum(subscripts, lhs, rhs, preferred_element_type=dtype)
+
+
+def _seen(operands: Operands, attention: Attention, rows: Any, columns: Any) -> Any:
+    """Boolean, of a shape that broadcasts to the block's; None if there is nothing to mask."""
+    conditions = [] if operands.mask is None else [operands.mask]
+    if attention.is_causal:
+        conditions.append(rows >= columns)
+    if attention.local_window_size is not None:
+        left, right = (min(max(w, -(2**30)), 2**30) for w in attention.local_window_size)
+        conditions += [rows - left <= columns, columns <= rows + right]
+    for lengths, positions in (
+        (operands.query_seq_lengths, rows),
+        (operands.key_value_seq_lengths, columns),
+    ):
+        if lengths is not None:
+            conditions.append(positions < per_batch(lengths))
+    seen = None
+    for condition in conditions:
+        seen = condition if seen is None else jnp.logical_and(seen, condition)
+    return seen
+
+
+def per_batch(lengths: Any) -> Any:
+    """[B] to the rank of logits."""
+    return lengths[:, None, None, None, None]
