@@ -22,6 +22,8 @@ from jax._src import dispatch
 from jax.extend.core import Primitive
 from jax.interpreters import mlir
 
+from .precision_setting import as_written
+
 PREFIX = "trn3."
 
 # Attributes that MLIR can hold as they are; others are shown as text.
@@ -55,7 +57,9 @@ def define(name: str, function: Callable[..., Sequence[Any]]) -> Primitive:
         module = context.module_context
         # jax.export gives functions of such modules more arguments than a composite passes on.
         is_plain = len(module.platforms) == 1 and not module.shape_poly_state.dim_vars
-        return (lower_whole if is_plain else lower_inline)(context, *arrays, **parameters)
+        # Its products are what it says, not what matmul_precision says of the program's.
+        with as_written(context) as inner:
+            return (lower_whole if is_plain else lower_inline)(inner, *arrays, **parameters)
 
     mlir.register_lowering(primitive, lower)
     return primitive

@@ -1,0 +1,116 @@
+"""Name scopes of an operation where it is lowered, and patterns for them.
+
+jax.named_scope (and Flax, for its modules) give an operation the names of what it is part of; the
+operations of its backward pass have the same names. JAX forgets them in two places: equal
+operations are lowered once, and so are functions (inner jit), whoever calls them. `keep` ends that.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import fnmatch
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from jax import lax
+from jax._src import ad_checkpoint, custom_derivatives, pjit, shard_map, source_info_util
+from jax._src.interpreters import mlir
+from jax._src.lax import lax as lax_internal
+from jax._src.lax.control_flow import conditionals, loops, solves
+
+# Products, and what may contain some; JAX lowers equal ones once.
+_SHARED = (
+    lax.dot_general_p,
+    lax_internal.ragged_dot_general_p,
+    lax.conv_general_dilated_p,
+    lax_internal.composite_p,
+    shard_map.shard_map_p,
+    ad_checkpoint.remat_p,
+    custom_derivatives.custom_jvp_call_p,
+    custom_derivatives.linear_call_p,
+    conditionals.cond_p,
+    loops.scan_p,
+    loops.while_p,
+    solves.linear_solve_p,
+)
+
+_callers: contextvars.ContextVar[tuple[str, ...]] = contextvars.ContextVar("callers", default=())
+
+
+def scopes(context: mlir.LoweringRuleContext) -> tuple[str, ...]:
+    """The names of the operation's scopes, the outermost first; after `keep` also its callers'."""
+    names = [
+        name
+        for entry in context.name_stack.stack
+        if isinstance(entry, source_info_util.Scope)
+        for name in entry.name.split("/")
+    ]
+    return (*_callers.get(), *names)
+
+
+def matches(pattern: str, names: Sequence[str]) -> bool:
+    """Whether the pattern's parts, separated by "/", are names in this order.
+
+    A part is a shell pattern (fnmatch: *, ?, [abc]) of a whole name, upper and lower case distinct.
+    Other names may lie between, as JAX's own do (those of loops and rematerialization).
+    """
+    remaining = iter(names)
+    return all(
+        any(fnmatch.fnmatchcase(name, part) for name in remaining) for part in pattern.split("/")
+    )
+
+
+@functools.cache
+def keep() -> None:
+    """From now on JAX lowers products, and functions with products in them, where they are used.
+
+    For the whole process and once: programs are lowered somewhat slower, their meaning is the same.
+    """
+    mlir._uncacheable_primitives.update(_SHARED)
+    for primitive in _calls():
+        rule = functools.partial(_lower_call, mlir._lowerings[primitive].rule)
+        mlir.register_lowering(primitive, rule, cacheable=False)
+
+
+def _calls() -> list[Any]:
+    """The primitives that are lowered to a call of a function, which starts without names."""
+    # core.call_p, core.closed_call_p, and in jax 0.12 others.
+    simple = [
+        primitive
+        for primitive, entry in mlir._lowerings.items()
+        if getattr(entry.rule, "func", None) is mlir.core_call_lowering
+    ]
+    return [*simple, pjit.jit_p, shard_map.shard_map_p, lax_internal.composite_p]
+
+
+def _lower_call(
+    rule: Callable[..., Any], context: mlir.LoweringRuleContext, *args: Any, **params: Any
+) -> Any:
+    names = scopes(context)
+    token = _callers.set(names)
+    try:
+        with separate_caches(context, names) as inner:
+            return rule(inner, *args, **params)
+    finally:
+        _callers.reset(token)
+
+
+@contextlib.contextmanager
+def separate_caches(
+    context: mlir.LoweringRuleContext, key: Any
+) -> Iterator[mlir.LoweringRuleContext]:
+    """What is lowered with the inner context is shared only with what has an equal key."""
+    module = context.module_context
+    operations, functions = module.cached_primitive_lowerings.setdefault(
+        (separate_caches, key), ({}, {})
+    )
+    inner = context.replace(
+        module_context=module.replace(
+            lowering_cache=operations, cached_primitive_lowerings=functions
+        )
+    )
+    yield inner
+    if inner.tokens_out is not None:
+        context.set_tokens_out(inner.tokens_out)
