@@ -34,6 +34,7 @@ SANITIZED := LD_PRELOAD="$(shell gcc -print-file-name=libasan.so) $(shell gcc -p
 SANITIZED_CALLS ?= 100000
 
 sanitize: $(VENV)/ready
+	$(BIN)/pip install --quiet 'setuptools>=77'
 	CFLAGS="$(SANITIZE) -fno-omit-frame-pointer" LDFLAGS="$(SANITIZE)" $(BIN)/python setup.py \
 		--quiet build --build-base build/sanitize-objects --build-lib build/sanitize
 	$(SANITIZED) $(BIN)/python -c "from jax_trn3.pjrt import _shim; assert 'sanitize' in _shim.__file__"
