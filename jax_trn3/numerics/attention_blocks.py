@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from .formats import BLOCK_SIZE
@@ -117,18 +118,23 @@ def pad(x: Any, axis: int, block: Any, value: float = 0) -> Any:
 
 
 def pad_operands(operands: Operands, tiles: Tiling) -> Operands:
-    """All operands in whole blocks."""
-
-    def pad_logits(x: Any) -> Any:
-        return None if x is None else pad(pad(x, 3, tiles.rows), 4, tiles.columns)
-
-    return operands._replace(
-        query=pad(operands.query, 3, tiles.rows),
-        key=pad(operands.key, 2, tiles.columns),
-        value=pad(operands.value, 2, tiles.columns),
-        bias=pad_logits(operands.bias),
-        mask=pad_logits(operands.mask),
-    )
+    """The operands that there are in whole blocks."""
+    rows, columns = tiles.rows, tiles.columns
+    axes: dict[str, dict[int, Any]] = {
+        "query": {3: rows},
+        "key": {2: columns},
+        "value": {2: columns},
+        "bias": {3: rows, 4: columns},
+        "mask": {3: rows, 4: columns},
+    }
+    padded = {}
+    for name, blocks in axes.items():
+        x = getattr(operands, name)
+        if x is not None:
+            for axis, length in blocks.items():
+                x = pad(x, axis, length)
+            padded[name] = x
+    return operands._replace(**padded)
 
 
 def block(x: Any, axis: int, i: Any, length: Any) -> Any:
@@ -156,9 +162,13 @@ def add_block(x: Any, more: Any, axis: int, i: Any) -> Any:
 
 
 def add_logits_block(x: Any, more: Any, i: Any, j: Any) -> Any:
-    """`x` with `more` added to its block (i, j); in an axis of size 1, to all."""
-    starts = [0, 0, 0, i * more.shape[3], j * more.shape[4]]
-    starts = [0 if size == 1 else start for size, start in zip(x.shape, starts)]
+    """`x`, the gradient of a bias, with `more` added, which is block (i, j) of the logits'."""
+    shared = [axis for axis, size in enumerate(x.shape) if size == 1 and more.shape[axis] != 1]
+    more = jnp.sum(more, axis=shared, keepdims=True)
+    starts = [np.int32(0)] * 5
+    for axis, number in ((3, i), (4, j)):
+        if axis not in shared:
+            starts[axis] = jnp.int32(number * more.shape[axis])
     old = lax.dynamic_slice(x, starts, more.shape)
     return lax.dynamic_update_slice(x, old + more, starts)
 
@@ -190,9 +200,7 @@ def reach(attention: Attention, tiles: Tiling) -> tuple[Any, Any]:
     return left, min(right, 0) if attention.is_causal else right
 
 
-def may_skip_keys_of_masked_rows(
-    operands: Operands, attention: Attention, tiles: Tiling
-) -> bool:
+def may_skip_keys_of_masked_rows(operands: Operands, attention: Attention, tiles: Tiling) -> bool:
     """Whether there may be a query that sees no key, and blocks that key_blocks leaves out."""
     if tiles.column_blocks == 1:
         return False

@@ -37,7 +37,7 @@ def block_logits(
         x = attention.logits_soft_cap * tanh
         slope = attention.scale * (1 - tanh * tanh)
     if operands.bias is not None:
-        x = (x + operands.bias).astype(dtype)
+        x = x + operands.bias.astype(dtype)
     seen = _seen(operands, attention, rows, columns)
     if seen is not None:
         x = jnp.where(seen, x, jnp.asarray(MASKED, dtype))
@@ -65,13 +65,14 @@ def _seen(operands: Operands, attention: Attention, rows: Any, columns: Any) -> 
         (operands.key_value_seq_lengths, columns),
     ):
         if lengths is not None:
-            conditions.append(positions < per_batch(lengths))
+            conditions.append(positions < lengths[:, None, None, None, None])
     seen = None
     for condition in conditions:
         seen = condition if seen is None else jnp.logical_and(seen, condition)
     return seen
 
 
-def per_batch(lengths: Any) -> Any:
-    """[B] to the rank of logits."""
-    return lengths[:, None, None, None, None]
+def valid_queries(operands: Operands, queries: int) -> Any:
+    """Whether a query is within query_seq_lengths: [B, 1, 1, queries]."""
+    positions = jnp.arange(queries, dtype=jnp.int32)[None, None, None]
+    return positions < operands.query_seq_lengths[:, None, None, None]
