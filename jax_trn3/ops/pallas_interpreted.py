@@ -1,7 +1,7 @@
 """Pallas kernels, interpreted: pallas_call needs no interpret=True on the platform.
 
 JAX's interpreter turns a kernel into XLA operations, grid step by grid step. (Kernels on the
-engines of a NeuronCore are to come, with pallas_trn3.)
+engines of a NeuronCore are to come, with pallas_trn3.) matmul_precision does not reach into kernels.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from jax._src.interpreters import mlir
 from jax._src.pallas import mpmd, pallas_call
 
 from .cpu_rules import as_cpu
+from .precision_setting import as_written
 
 
 def interpret_kernels(platform: str) -> None:
@@ -23,12 +24,16 @@ def interpret_kernels(platform: str) -> None:
 def _pallas_call(
     ctx: mlir.LoweringRuleContext, *args: Any, interpret: Any = False, **params: Any
 ) -> Any:
-    return pallas_call._pallas_call_lowering(ctx, *args, interpret=interpret or True, **params)
+    with as_written(ctx) as inner:
+        return pallas_call._pallas_call_lowering(
+            inner, *args, interpret=interpret or True, **params
+        )
 
 
 def _core_map(ctx: mlir.LoweringRuleContext, *args: Any, **params: Any) -> Any:
     cpu = as_cpu(ctx)
-    results = mpmd._mpmd_map_fallback_lowering(cpu, *args, **params)
+    with as_written(cpu) as inner:
+        results = mpmd._mpmd_map_fallback_lowering(inner, *args, **params)
     if cpu.tokens_out is not None:
         ctx.set_tokens_out(cpu.tokens_out)
     return results

@@ -156,9 +156,11 @@ def _parse_precision(value: Any) -> str:
 
 
 def _parse_scopes(value: Any) -> tuple[str, ...]:
-    patterns = tuple(value.split(",") if isinstance(value, str) and value else value)
-    if all(isinstance(pattern, str) and pattern and "," not in pattern for pattern in patterns):
-        return patterns
+    patterns = value.split(",") if isinstance(value, str) and value else value
+    if isinstance(patterns, Iterable):
+        patterns = tuple(patterns)
+        if all(isinstance(p, str) and p and "," not in p for p in patterns):
+            return patterns
     raise ValueError(
         f"except_scopes must be patterns of name scopes, each of at least one character and "
         f"without a comma, got {value!r} (jax_trn3.matmul_precision, jax.config's {_EXCEPT_NAME}, "
