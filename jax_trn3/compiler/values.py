@@ -11,6 +11,7 @@ from jax._src.lib import _jax, xla_client
 
 from . import callbacks, protobuf
 from .artifact import Artifact
+from .attention_rewrite import rewrite_attention
 from .program import Program
 
 # XLA's opcodes, as they stand in a serialized module.
@@ -145,7 +146,8 @@ def _values(
     executable = _link(client, native, device_list, inner_options)
     if executable is None:
         native = b""
-        executable = callbacks.compile_with_callbacks(client, program, device_list, inner_options)
+        blockwise = rewrite_attention(program)
+        executable = callbacks.compile_with_callbacks(client, blockwise, device_list, inner_options)
     (module,) = executable.hlo_modules()
     proto = module.as_serialized_hlo_module_proto()
     outputs, parameters = _shards(proto)

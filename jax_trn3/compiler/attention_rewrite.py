@@ -1,0 +1,283 @@
+"""Attention in a program, rewritten so that the rows x columns matrix never exists as a whole.
+
+Each level of an attention (attention_pattern.py) becomes one operation, a
+`stablehlo.composite "trn3.dot_product_attention"`, whose decomposition is a loop over blocks of
+rows. Every block does what the program says for its rows. What comes out row by row is written in
+its place, what is summed over rows is added up in float32. A later level (the backward pass)
+computes the matrix again from the row statistics that the earlier one left, instead of keeping it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from jax._src.interpreters import mlir
+from jaxlib.mlir import ir
+from jaxlib.mlir.dialects import func
+from jaxlib.mlir.dialects import stablehlo as hlo
+
+from . import attention_tile as tiles
+from .attention_pattern import BLOCK_ROWS, Attention, dependencies, find_attention
+from .indices import shape
+from .inline import blocks_of, functions, inline_calls
+from .program import Program
+
+NAME = "trn3.dot_product_attention"
+_NEEDED = (b"exponential", b"dot_general")
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Phase:
+    """What one loop over the rows computes.
+
+    operations: in the program's order; of those of earlier levels, what is computed again.
+    inputs: arrays from outside the loop. outputs: arrays that are used outside of it.
+    """
+
+    level: int
+    operations: tuple[Any, ...]
+    inputs: tuple[Any, ...]
+    outputs: tuple[Any, ...]
+
+
+def rewrite_attention(program: Program) -> Program:
+    """The program with its attentions computed block by block; the same one if it has none."""
+    if not all(program.mentions(name) for name in _NEEDED):
+        return program
+    module = program.module()
+    with module.context, ir.Location.unknown():
+        inline_calls(module)
+        found = [
+            attention
+            for block in blocks_of(functions(module)["main"])
+            for attention in find_attention(block)
+        ]
+        if not found:
+            return program
+        replaced: dict[Any, Any] = {}
+        phases = [(attention, _phases(attention)) for attention in found]
+        for attention, its_phases in phases:
+            _log(attention, its_phases)
+            for phase in its_phases:
+                _replace(module, attention, phase, replaced)
+        for old, new in replaced.items():
+            old.replace_all_uses_with(new)
+        blocks = {attention.exponential.block for attention in found}
+        for attention in found:
+            _erase_unused(attention)
+        for block in blocks:
+            _sort(block)
+        module.operation.verify()
+    return Program(mlir.module_to_bytecode(module))
+
+
+def _log(attention: Attention, phases: Sequence[Phase]) -> None:
+    if _logger.isEnabledFor(logging.DEBUG):
+        _logger.debug(
+            "attention recognised at %s: %d queries x %d keys, in %d loop(s) over %d rows each",
+            source(attention.exponential),
+            attention.rows,
+            attention.columns,
+            len(phases),
+            BLOCK_ROWS,
+        )
+
+
+def source(op: Any) -> str:
+    """file:line of the program that an operation comes from."""
+    places = re.findall(r'"([^"]+)":(\d+):', str(op.location))
+    own = [place for place in places if "/jax/_src/" not in place[0]]
+    return ":".join((own or places or [("unknown", "0")])[0])
+
+
+def _phases(attention: Attention) -> list[Phase]:
+    """The loops that an attention takes, in order."""
+    phases: list[Phase] = []
+    needed: set[Any] = set()  # by later loops
+    for level in range(max(attention.levels.values()), -1, -1):
+        phase = _phase(attention, level, needed)
+        if phase.outputs:
+            phases.insert(0, phase)
+            needed.update(phase.inputs)
+    return phases
+
+
+def _phase(attention: Attention, level: int, needed: set[Any]) -> Phase:
+    levels = attention.levels
+    outputs = tuple(
+        result
+        for op, at in levels.items()
+        if at == level
+        for result in op.results
+        if result in needed or any(use.owner.operation not in levels for use in result.uses)
+    )
+    pending = [result.owner.operation for result in outputs]
+    members: set[Any] = set()
+    inputs: dict[Any, None] = {}
+    while pending:
+        op = pending.pop()
+        if op in members:
+            continue
+        members.add(op)
+        for operand in op.operands:
+            producer = operand.owner.operation if isinstance(operand, ir.OpResult) else None
+            if producer in levels and (levels[producer] == level or attention.is_matrix(operand)):
+                pending.append(producer)
+            else:
+                inputs |= dict.fromkeys(_arrays(operand))
+    ordered = tuple(op for op in levels if op in members)
+    return Phase(level, ordered, tuple(inputs), outputs)
+
+
+def _arrays(value: Any) -> Sequence[Any]:
+    """What a value is passed into a loop as; nothing if the loop can make it itself."""
+    op = value.owner.operation if isinstance(value, ir.OpResult) else None
+    if op is None or not tiles.is_generated(op):
+        return [value]
+    return [array for operand in op.operands for array in _arrays(operand)]
+
+
+def _replace(module: Any, attention: Attention, phase: Phase, replaced: dict[Any, Any]) -> None:
+    """Puts the composite operation of a phase beside what it replaces."""
+    function = _decomposition(module, attention, phase)
+    at = attention.exponential
+    name = ir.StringAttr(function.attributes["sym_name"]).value
+    i64 = ir.IntegerType.get_signless(64)
+    attributes = {
+        "queries": ir.IntegerAttr.get(i64, attention.rows),
+        "keys": ir.IntegerAttr.get(i64, attention.columns),
+        "pass": ir.StringAttr.get("backward" if phase.level else "forward"),
+    }
+    with ir.InsertionPoint(at), at.location:
+        composite = hlo.CompositeOp(
+            [output.type for output in phase.outputs],
+            [replaced.get(value, value) for value in phase.inputs],
+            name=NAME,
+            composite_attributes=ir.DictAttr.get(attributes),
+            decomposition=ir.FlatSymbolRefAttr.get(name),
+            version=ir.IntegerAttr.get(ir.IntegerType.get_signless(32), 1),
+        )
+    replaced |= dict(zip(phase.outputs, composite.results))
+
+
+def _decomposition(module: Any, attention: Attention, phase: Phase) -> Any:
+    """The function that computes a phase in a loop over blocks of rows."""
+    taken = functions(module)
+    name = next(name for i in range(len(taken) + 1) if (name := f"{NAME}.{i}") not in taken)
+    type = ir.FunctionType.get(
+        [value.type for value in phase.inputs], [value.type for value in phase.outputs]
+    )
+    with ir.InsertionPoint(module.body), attention.exponential.location:
+        function = func.FuncOp(name, type, visibility="private")
+        body = function.add_entry_block()
+        with ir.InsertionPoint(body):
+            arguments = dict(zip(phase.inputs, body.arguments))
+            zeros = [_zeros(attention, output) for output in phase.outputs]
+            totals = _loop(attention, phase, arguments, zeros)
+            results = [
+                total if total.type == output.type else hlo.convert(output.type, total)
+                for total, output in zip(totals, phase.outputs)
+            ]
+            func.ReturnOp(results)
+    return function.operation
+
+
+def _zeros(attention: Attention, output: Any) -> Any:
+    """What an output is before the loop."""
+    row, _ = attention.axes[output]
+    type = output.type
+    if row is None:
+        type = tiles.resized(type, tiles.NONE, 0, 0, tiles.sum_type(type))
+    zero = (
+        ir.FloatAttr.get(type.element_type, 0.0)
+        if isinstance(type.element_type, ir.FloatType)
+        else ir.IntegerAttr.get(type.element_type, 0)
+    )
+    return hlo.constant(ir.DenseElementsAttr.get_splat(type, zero))
+
+
+def _loop(
+    attention: Attention, phase: Phase, arguments: dict[Any, Any], totals: Sequence[Any]
+) -> Sequence[Any]:
+    """Goes over all rows; the rest of a division by the block size comes after the loop."""
+    rows, columns = attention.rows, attention.columns
+    rest = rows % BLOCK_ROWS
+    start = tiles.scalar(0)
+    limit = tiles.scalar(rows - rest)
+    carried = [start, *totals]
+    loop = hlo.WhileOp([value.type for value in carried], carried)
+    types = [value.type for value in carried]
+    locations = [ir.Location.unknown()] * len(types)
+    condition = loop.regions[0].blocks.append(*types, arg_locs=locations)
+    with ir.InsertionPoint(condition):
+        less = hlo.ComparisonDirectionAttr.get("LT")
+        signed = hlo.ComparisonTypeAttr.get("SIGNED")
+        hlo.return_([hlo.compare(condition.arguments[0], limit, less, compare_type=signed)])
+    body = loop.regions[1].blocks.append(*types, arg_locs=locations)
+    with ir.InsertionPoint(body):
+        start, *inner = body.arguments
+        tile = tiles.Tile(attention, arguments, start, BLOCK_ROWS, columns)
+        inner = _add_tile(tile, phase, inner)
+        hlo.return_([hlo.add(start, tiles.scalar(BLOCK_ROWS)), *inner])
+    totals = list(loop.results)[1:]
+    if rest:
+        tile = tiles.Tile(attention, arguments, limit, rest, columns)
+        totals = _add_tile(tile, phase, totals)
+    return totals
+
+
+def _add_tile(tile: tiles.Tile, phase: Phase, totals: Sequence[Any]) -> list[Any]:
+    """Computes a block of rows and puts it into the outputs."""
+    for op in phase.operations:
+        tiles.compute(tile, op)
+    added = []
+    for output, total in zip(phase.outputs, totals):
+        axes = tile.attention.axes[output]
+        value = tile.values[output, axes]
+        added.append(_put(tile, axes[0], total, value))
+    return added
+
+
+def _put(tile: tiles.Tile, row: int | None, total: Any, value: Any) -> Any:
+    if row is not None:
+        starts = tiles.starts(len(shape(total)), row, tile.start)
+        return hlo.dynamic_update_slice(total, value, starts)
+    if value.type != total.type:
+        value = hlo.convert(total.type, value)
+    return hlo.add(total, value)
+
+
+def _erase_unused(attention: Attention) -> None:
+    for op in reversed(attention.levels):
+        if not any(True for result in op.results for _ in result.uses):
+            op.erase()
+
+
+def _sort(block: Any) -> None:
+    """Puts every operation after those that it depends on, otherwise in the order that they had."""
+    ops = [op.operation for op in block.operations]
+    inputs = dependencies(ops)
+    order: list[int] = []
+    done = [False] * len(ops)
+    for first in range(len(ops)):
+        pending = [first]
+        while pending:
+            at = pending[-1]
+            missing = [] if done[at] else [source for source in inputs[at] if not done[source]]
+            if missing:
+                pending += missing
+                continue
+            pending.pop()
+            if not done[at]:
+                done[at] = True
+                order.append(at)
+    end = ops[-1]
+    if order != list(range(len(ops))):
+        for at in order[:-1]:
+            ops[at].move_before(end)
