@@ -169,8 +169,9 @@ def attend_backward(
     zeros = Operands(**{"bias": None} | {k: jnp.zeros_like(x, dtype) for k, x in wanted.items()})
     sums = _loop(0, tiles.row_blocks, tiles.row_blocks, rows, zeros)
     if "sinks" in wrt:
-        moved = _sink_probability(operands, softmax) * mean
-        sums = sums._replace(sinks=-jnp.sum(moved, axis=(0, 3)))
+        moved = -jnp.sum(_sink_probability(operands, softmax) * mean, axis=3)
+        shared = operands.sinks.shape[0] == 1
+        sums = sums._replace(sinks=jnp.sum(moved, axis=0, keepdims=True) if shared else moved)
     return Operands(
         **{
             name: getattr(sums, name)[tuple(map(slice, x.shape))].astype(x.dtype)
@@ -412,8 +413,8 @@ def _sink_probability(operands: Operands, softmax: Softmax) -> Any:
 
 
 def _per_head(sinks: Any, dtype: Any) -> Any:
-    """[K, G] to the rank of row_max."""
-    return sinks.astype(dtype)[None, :, :, None]
+    """[B or 1, K, G] to the rank of row_max."""
+    return sinks.astype(dtype)[..., None]
 
 
 def _zeros(query: Any, features: int, dtype: Any) -> Any:

@@ -43,7 +43,7 @@ class Operands(NamedTuple):
     query: [B, K, G, T, H]. key: [B, K, S, H]. value: [B, K, S, D].
     bias: added to the logits; [B, K, G, T, S], where each size may also be 1.
     mask: boolean, True where a query sees a key; a shape as bias may have.
-    sinks: [K, G], logits of a key without a value that every query of the head sees.
+    sinks: [B, K, G] or [1, K, G], logits of a key without a value that every query sees.
     query_seq_lengths: [B] integers; the results of later queries are 0.
     key_value_seq_lengths: [B] integers; no query sees later keys.
     """

@@ -7,16 +7,18 @@ positions a block of M, along the contracting axis.
 from __future__ import annotations
 
 import functools
+import json
 from dataclasses import dataclass
 from typing import Any
 
 import jax
+import jax.export
 import jax.numpy as jnp
 from jax import lax
 
 from .blocks import merge_blocks, split_blocks
 
-PATTERNS: dict[str, tuple[int, int]] = {
+SPARSITY_PATTERNS: dict[str, tuple[int, int]] = {
     "4:16": (4, 16),
     "4:12": (4, 12),
     "4:8": (4, 8),
@@ -52,7 +54,7 @@ class NMSparse:
     """
 
     pattern: str
-    """One of PATTERNS."""
+    """One of SPARSITY_PATTERNS."""
 
     axis: int
     """The sparse axis, negative."""
@@ -80,11 +82,19 @@ class NMSparse:
     @property
     def index_bits(self) -> int:
         """Bits that tell the positions in a block apart: 1 for M = 2, up to 4 for 12 and 16."""
-        return (PATTERNS[self.pattern][1] - 1).bit_length()
+        return (SPARSITY_PATTERNS[self.pattern][1] - 1).bit_length()
 
     def __repr__(self) -> str:
         where = f"pattern={self.pattern!r}, axis={self.axis}, size={self.size}"
         return f"NMSparse(values={_short(self.values)}, indices={_short(self.indices)}, {where})"
+
+
+jax.export.register_pytree_node_serialization(
+    NMSparse,
+    serialized_name="jax_trn3.NMSparse",
+    serialize_auxdata=lambda fields: json.dumps(fields).encode(),
+    deserialize_auxdata=lambda data: tuple(json.loads(data)),
+)
 
 
 def _short(leaf: Any) -> str:
@@ -100,9 +110,11 @@ def parse_pattern(pattern: str) -> tuple[int, int]:
     Raises:
       ValueError: the chip has no such pattern.
     """
-    if pattern not in PATTERNS:
-        raise ValueError(f"unknown sparsity pattern {pattern!r}; allowed are {', '.join(PATTERNS)}")
-    return PATTERNS[pattern]
+    if pattern not in SPARSITY_PATTERNS:
+        raise ValueError(
+            f"unknown sparsity pattern {pattern!r}; allowed are {', '.join(SPARSITY_PATTERNS)}"
+        )
+    return SPARSITY_PATTERNS[pattern]
 
 
 def prune_mask(x: jax.Array, pattern: str, axis: int = -1) -> jax.Array:
