@@ -30,16 +30,16 @@ BLOCK_ROWS = 64
 MIN_ELEMENTS = 256 * 256
 MIN_ROWS = 2 * BLOCK_ROWS
 
+# What only passes a matrix on.
+_SAME = {"stablehlo.convert", "stablehlo.optimization_barrier", "sdy.sharding_constraint"}
+
 # From the exponential to the product with the values (or, backward, with queries or keys).
-_BETWEEN = {
-    "stablehlo.convert",
+_BETWEEN = _SAME | {
     "stablehlo.divide",
     "stablehlo.multiply",
-    "stablehlo.optimization_barrier",
     "stablehlo.reshape",
     "stablehlo.select",
     "stablehlo.transpose",
-    "sdy.sharding_constraint",
 }
 
 Axes = tuple[int | None, int | None]  # the dimension of a value that is the row, and the column
@@ -120,7 +120,7 @@ def _producer(value: Any, block: Any) -> Any:
 def _summed_axis(value: Any) -> int | None:
     """The only axis that a value is summed over, right after it is computed."""
     for user in _users(value):
-        if user.name == "stablehlo.convert":
+        if user.name in _SAME:
             if (axis := _summed_axis(user.results[0])) is not None:
                 return axis
         elif user.name == "stablehlo.reduce" and (known := indices(user)) is not None:

@@ -22,6 +22,7 @@ from jaxlib.mlir.dialects import stablehlo as hlo
 
 from . import attention_tile as tiles
 from .attention_pattern import BLOCK_ROWS, Attention, dependencies, find_attention
+from .attention_sharding import with_whole_rows
 from .indices import shape
 from .inline import blocks_of, functions, inline_calls
 from .program import Program
@@ -58,6 +59,7 @@ def rewrite_attention(program: Program) -> Program:
             for block in blocks_of(functions(module)["main"])
             for attention in find_attention(block)
         ]
+        found = with_whole_rows(module, found)
         if not found:
             return program
         replaced: dict[Any, Any] = {}
