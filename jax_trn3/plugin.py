@@ -54,6 +54,7 @@ class Platform:
                 f"unknown option {sorted(unknown)[0]!r} for a client of {PLATFORM}; there are "
                 f"{', '.join(sorted(_CLIENT_OPTIONS))}"
             )
+        ops.check_environment()
         name = str(options.get("topology", environment_topology()))
         topology = hardware.get_topology(name, lnc=int(options.get("lnc", environment_lnc())))
         process = runtime.Process(int(options.get("node_id", 0)), int(options.get("num_nodes", 1)))
@@ -103,6 +104,7 @@ def initialize() -> None:
     ops.adopt_cpu_rules(PLATFORM)
     ops.lower_host_callbacks(PLATFORM)
     ops.lower_ragged_all_to_all(PLATFORM)
+    ops.lower_products(PLATFORM)
     ops.interpret_kernels(PLATFORM)
     ops.forward_ffi_targets(PLATFORM)
     compiler.install_callbacks(PLATFORM)

@@ -33,10 +33,7 @@ static int is_ready(PyObject* array, bool may_fail) {
   bool ready = answer == Py_True;
   Py_DECREF(answer);
   if (!ready || !may_fail) return ready;
-  answer = call_method(array, BLOCK_UNTIL_READY);
-  if (answer == NULL) return -1;
-  Py_DECREF(answer);
-  return 1;
+  return wait_for_array(array) ? 1 : -1;
 }
 
 PJRT_Event* completion_of(PyObject* arrays, PyObject* extra, bool may_fail) {

@@ -194,6 +194,7 @@ typedef struct {
 // Sets `event` when `waits` (a list of objects with block_until_ready()) are ready, after making
 // `copy` if there is one. Takes its arguments. GIL held. Blocks only when the interpreter exits.
 HIDDEN void wait_then_set(PyObject* waits, HostCopy* copy, PJRT_Event* event);
+HIDDEN bool wait_for_array(PyObject* array);
 HIDDEN PJRT_Error* host_copy_run(HostCopy* copy);  // GIL held
 HIDDEN void host_copy_free(HostCopy* copy);        // GIL held
 HIDDEN void wait_for_all(void);                    // GIL held, released inside

@@ -69,23 +69,48 @@ static bool poll(const Job* job, PyObject* array) {
   return true;
 }
 
-// Whether an array could not be waited for only because it, or a shard of it, has been donated
-// meanwhile. Then the exception is dropped: the other shards are as good as before.
-static bool is_deletion(PyObject* array) {
-  PyObject *type, *value, *traceback;
-  PyErr_Fetch(&type, &value, &traceback);
-  PyObject* gone = call_method(array, IS_DELETED);
-  bool deleted = gone == Py_True;
-  if (gone == NULL) PyErr_Clear();  // a token
-  Py_XDECREF(gone);
-  if (!deleted) {
-    PyErr_Restore(type, value, traceback);
-  } else {
+static bool is_deleted(PyObject* array) {
+  PyObject* answer = call_method(array, IS_DELETED);
+  if (answer == NULL) PyErr_Clear();  // a token
+  bool deleted = answer == Py_True;
+  Py_XDECREF(answer);
+  return deleted;
+}
+
+static bool says_deleted(PyObject* exception) {
+  PyObject* text = exception == NULL ? NULL : PyObject_Str(exception);
+  const char* message = text == NULL ? NULL : PyUnicode_AsUTF8AndSize(text, NULL);
+  bool says = message != NULL && strstr(message, "deleted or donated") != NULL;
+  if (message == NULL) PyErr_Clear();
+  Py_XDECREF(text);
+  return says;
+}
+
+// With the GIL. False with an exception set if the array failed. One that has been donated
+// meanwhile, or a shard of it, did not: the other shards are as good as before. And one may look
+// donated for a moment: while a program takes its arguments over, and puts them back because
+// another one does not fit.
+bool wait_for_array(PyObject* array) {
+  for (int attempt = 0;; attempt++) {
+    PyObject* result = call_method(array, BLOCK_UNTIL_READY);
+    Py_XDECREF(result);
+    if (result != NULL) return true;
+    PyObject *type, *value, *traceback;
+    PyErr_Fetch(&type, &value, &traceback);
+    bool gone = is_deleted(array);
+    bool again = !gone && attempt < 1000 && says_deleted(value);
+    if (!gone && !again) {
+      PyErr_Restore(type, value, traceback);
+      return false;
+    }
     Py_XDECREF(type);
     Py_XDECREF(value);
     Py_XDECREF(traceback);
+    if (gone) return true;
+    Py_BEGIN_ALLOW_THREADS
+    usleep(100);
+    Py_END_ALLOW_THREADS
   }
-  return deleted;
 }
 
 // With the GIL. The error of the first array that failed, or of the copy.
@@ -95,9 +120,7 @@ static PJRT_Error* run(Job* job) {
   for (Py_ssize_t i = 0; i < n && !failed; i++) {
     // What it waits for stays alive for ever: its destructor might wait too.
     if (!poll(job, PyList_GetItem(job->waits, i))) return lost_error();
-    PyObject* result = call_method(PyList_GetItem(job->waits, i), BLOCK_UNTIL_READY);
-    failed = result == NULL && !is_deletion(PyList_GetItem(job->waits, i));
-    Py_XDECREF(result);
+    failed = !wait_for_array(PyList_GetItem(job->waits, i));
   }
   PJRT_Error* error = failed ? error_from_python() : NULL;
   if (!failed && job->copy != NULL && may_copy(job)) error = host_copy_run(job->copy);
