@@ -24,7 +24,6 @@ def attend_plain(operands: Operands, attention: Attention) -> Any:
     tiles = _tiling(operands)
     padded = pad_operands(operands, tiles)
 
-    @jax.checkpoint
     def rows(i: Any) -> Any:
         positions = tiles.positions(i, 0)
         cut = padded._replace(
@@ -39,7 +38,7 @@ def attend_plain(operands: Operands, attention: Attention) -> Any:
     if tiles.row_blocks == 1:
         out = rows(0)
     else:
-        out = jnp.moveaxis(lax.map(rows, jnp.arange(tiles.row_blocks)), 0, 3)
+        out = jnp.moveaxis(lax.map(jax.checkpoint(rows), jnp.arange(tiles.row_blocks)), 0, 3)
         out = out.reshape(*out.shape[:3], -1, out.shape[-1])[:, :, :, : tiles.queries]
     if operands.query_seq_lengths is not None:
         out = jnp.where(valid_queries(operands, tiles.queries)[..., None], out, 0)

@@ -89,9 +89,7 @@ def unpack_x4(words: jax.Array, dtype: jax.typing.DTypeLike) -> jax.Array:
     return lax.bitcast_convert_type(words, dtype).reshape(partitions, f * SLOTS)
 
 
-def scatter_scales(
-    scales: jax.Array, offset: int = 0, into: jax.Array | None = None
-) -> jax.Array:
+def scatter_scales(scales: jax.Array, offset: int = 0, into: jax.Array | None = None) -> jax.Array:
     """Contiguous scales [P / 8, F] -> scale tile [P, F], as the matrix engine reads them.
 
     Row 4Q + j goes to partition 32Q + offset + j; data partitions 32Q + 8j .. 32Q + 8j + 7 use it.
