@@ -104,6 +104,7 @@ def initialize() -> None:
     ops.adopt_cpu_rules(PLATFORM)
     ops.lower_host_callbacks(PLATFORM)
     ops.lower_ragged_all_to_all(PLATFORM)
+    ops.lower_scaled_dots(PLATFORM)
     ops.lower_products(PLATFORM)
     ops.interpret_kernels(PLATFORM)
     ops.forward_ffi_targets(PLATFORM)

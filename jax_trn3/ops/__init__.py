@@ -13,4 +13,5 @@ from .quantize import dequantize_mx as dequantize_mx
 from .quantize import quantize_dequantize_mx as quantize_dequantize_mx
 from .quantize import quantize_mx as quantize_mx
 from .ragged_collectives import lower_ragged_all_to_all as lower_ragged_all_to_all
+from .scaled_dot import lower_scaled_dots as lower_scaled_dots
 from .sparse_dot import sparse_dot_general as sparse_dot_general

@@ -17,9 +17,10 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax._src import core
+from jax._src.interpreters import batching
 from jax._src.lax.lax import canonicalize_precision
 from jax._src.sharding_impls import canonicalize_sharding
-from jax.interpreters import ad, batching
+from jax.interpreters import ad
 
 from jax_trn3 import numerics
 from jax_trn3.numerics import MXArray
@@ -335,6 +336,8 @@ def _batch(
     axis_data: Any, operands: Sequence[Any], dims: Sequence[int | None], **parameters: Any
 ) -> Any:
     """A batch dimension of both operands is one more of the product's; of one, it is free."""
+    if all(dim is None for dim in dims):
+        return mx_dot_general_p.bind(*operands, **parameters), [None]
     arrays = [list(operands[:1]), list(operands[1:2])]
     places = [list(dims[:1]), list(dims[1:2])]
     scales = iter(zip(operands[2:], dims[2:]))
