@@ -158,7 +158,7 @@ def test_stochastic_rounding_is_unbiased(seed, fmt):
         (np.maximum((1 << dropped) - f - 1, 0), low),
     ]:
         random = ((words | above) % 2**32).astype(np.uint32)
-        arguments = dict(axis=1, format=fmt, rounding="stochastic", random_bits=random)
+        arguments = {"axis": 1, "format": fmt, "rounding": "stochastic", "random_bits": random}
         got = np.asarray(on_the_grid(x, **arguments))
         expected = np.minimum(np.ldexp(wanted, last), fmt.max)
         np.testing.assert_array_equal(got, np.copysign(np.ldexp(expected, s), x))
