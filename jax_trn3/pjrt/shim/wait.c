@@ -86,11 +86,22 @@ static bool says_deleted(PyObject* exception) {
   return says;
 }
 
+// jaxlib asks the first of several shards alone whether an array is deleted. A new reference to the
+// list of its shards, or NULL if there is but one, or none any more.
+static PyObject* several_shards(PyObject* array) {
+  PyObject* shards = PyObject_GetAttrString(array, "_arrays");
+  if (shards == NULL) PyErr_Clear();  // a token
+  if (shards != NULL && PyList_Check(shards) && PyList_Size(shards) > 1) return shards;
+  Py_XDECREF(shards);
+  return NULL;
+}
+
 // With the GIL. False with an exception set if the array failed. One that has been donated
 // meanwhile, or a shard of it, did not: the other shards are as good as before. And one may look
 // donated for a moment: while a program takes its arguments over, and puts them back because
 // another one does not fit.
 bool wait_for_array(PyObject* array) {
+  enum { ATTEMPTS = 1000 };
   for (int attempt = 0;; attempt++) {
     PyObject* result = call_method(array, BLOCK_UNTIL_READY);
     Py_XDECREF(result);
@@ -98,7 +109,8 @@ bool wait_for_array(PyObject* array) {
     PyObject *type, *value, *traceback;
     PyErr_Fetch(&type, &value, &traceback);
     bool gone = is_deleted(array);
-    bool again = !gone && attempt < 1000 && says_deleted(value);
+    bool again = !gone && attempt < ATTEMPTS && says_deleted(value);
+    PyObject* shards = again ? several_shards(array) : NULL;
     if (!gone && !again) {
       PyErr_Restore(type, value, traceback);
       return false;
@@ -107,6 +119,13 @@ bool wait_for_array(PyObject* array) {
     Py_XDECREF(value);
     Py_XDECREF(traceback);
     if (gone) return true;
+    if (shards != NULL) {
+      bool good = true;
+      for (Py_ssize_t i = 0; good && i < PyList_Size(shards); i++)
+        good = wait_for_array(PyList_GetItem(shards, i));
+      Py_DECREF(shards);
+      return good;
+    }
     Py_BEGIN_ALLOW_THREADS
     usleep(100);
     Py_END_ALLOW_THREADS
