@@ -39,6 +39,8 @@ def lower_products(platform: str) -> None:
         as_default = (own or mlir._lowerings[primitive]).rule
         rule = functools.partial(_lower, as_default, product)
         mlir.register_lowering(primitive, rule, platform=platform)
+    if name_scopes.are_kept():  # the environment has exceptions
+        name_scopes.keep()
 
 
 def _lower(

@@ -46,6 +46,7 @@ def scopes(context: mlir.LoweringRuleContext) -> tuple[str, ...]:
         for entry in context.name_stack.stack
         if isinstance(entry, source_info_util.Scope)
         for name in entry.name.split("/")
+        if not name.startswith("jit(")  # the name of the whole program
     ]
     return (*_callers.get(), *names)
 
@@ -62,16 +63,57 @@ def matches(pattern: str, names: Sequence[str]) -> bool:
     )
 
 
-@functools.cache
 def keep() -> None:
     """From now on JAX lowers products, and functions with products in them, where they are used.
 
-    For the whole process and once: programs are lowered somewhat slower, their meaning is the same.
+    For the whole process: programs are lowered somewhat slower, their meaning is the same. To be
+    called again when lowering rules were registered since.
     """
-    mlir._uncacheable_primitives.update(_SHARED)
-    for primitive in _calls():
-        rule = functools.partial(_lower_call, mlir._lowerings[primitive].rule)
-        mlir.register_lowering(primitive, rule, cacheable=False)
+    if not are_kept():
+        mlir._uncacheable_primitives.update(_SHARED)
+        for primitive in _calls():
+            rule = functools.partial(_lower_call, mlir._lowerings[primitive].rule)
+            mlir.register_lowering(primitive, rule, cacheable=False)
+    for primitive in _SHARED:
+        _join_rules(primitive)
+
+
+def are_kept() -> bool:
+    """Whether `keep` was called."""
+    return lax.dot_general_p in mlir._uncacheable_primitives
+
+
+def _join_rules(primitive: Any) -> None:
+    """Makes one rule for all platforms of the rules of each.
+
+    JAX (0.10, 0.12) cannot choose between them in a module for several platforms if the primitive
+    is not cacheable: it adds a list and a tuple, avals_out.
+    """
+    tables = [t for t in mlir._platform_specific_lowerings.items() if primitive in t[1]]
+    if tables:
+        rules = {platform: table[primitive].rule for platform, table in tables}
+        joined = functools.partial(_lower_joined, primitive, rules, mlir._lowerings[primitive].rule)
+        mlir.register_lowering(primitive, joined, cacheable=False)
+        for _, table in tables:
+            del table[primitive]
+
+
+def _lower_joined(
+    primitive: Any,
+    rules: dict[str, Callable[..., Any]],
+    default: Callable[..., Any],
+    context: mlir.LoweringRuleContext,
+    *args: Any,
+    **params: Any,
+) -> Any:
+    effects = {e for branch in params.get("branches", ()) for e in branch.effects}  # cond's
+    inner = context.replace(avals_out=list(context.avals_out))
+    results = mlir.lower_per_platform(
+        inner, str(primitive), rules, default, effects, *args, **params
+    )
+    if inner.tokens_out is not None:
+        context.set_tokens_out(inner.tokens_out)
+    return results
 
 
 def _calls() -> list[Any]:

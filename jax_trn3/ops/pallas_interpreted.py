@@ -1,7 +1,8 @@
 """Pallas kernels, interpreted: pallas_call needs no interpret=True on the platform.
 
 JAX's interpreter turns a kernel into XLA operations, grid step by grid step. (Kernels on the
-engines of a NeuronCore are to come, with pallas_trn3.) matmul_precision does not reach into kernels.
+engines of a NeuronCore are to come, with pallas_trn3.) A kernel says itself what its products are:
+matmul_precision does not reach into it.
 """
 
 from __future__ import annotations

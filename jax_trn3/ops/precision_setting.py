@@ -60,7 +60,7 @@ def matmul_precision(
     |---|---|
     | default | as they are: float32 stays float32 |
     | bf16 | rounded to bfloat16 |
-    | mxfp8 | quantized to MXFP8 E4M3, blocks of 32 along the contraction (jax_trn3.mx_dot_general) |
+    | mxfp8 | quantized to MXFP8 E4M3 in blocks along the contraction, as in mx_dot_general |
     | mxfp4 | quantized to MXFP4 E2M1, likewise |
 
     Several contracted axes are one, in the order of the dimension numbers; a convolution is cut
@@ -74,8 +74,8 @@ def matmul_precision(
     themselves what they compute in; linear algebra (cholesky, qr, eigh, ...), which is no product;
     other platforms.
 
-    A program has the setting under which it is compiled: `y, vjp = jax.vjp(f, x)` in the context and
-    `vjp(ct)` after it is a forward pass in one precision and a backward pass in another. Used
+    A program has the setting under which it is compiled: `y, vjp = jax.vjp(f, x)` in the context
+    and `vjp(ct)` after it is a forward pass in one precision and a backward pass in another. Used
     within a function that is traced, it sets what is traced in it and the backward pass of that.
 
     Args:

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import re
 import threading
 from collections.abc import Callable
 from pathlib import Path
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
-import optax
 import pytest
-from jax import export, lax
-from jax.sharding import AxisType
-from jax.sharding import PartitionSpec as P
+from jax import lax
 
 import jax_trn3
 from jax_trn3 import matmul_precision
@@ -51,28 +46,6 @@ def assert_equal_up_to_sums(actual, expected: np.ndarray) -> None:
     eps = max(2e-6, float(ml_dtypes.finfo(actual.dtype).eps) / 2)
     actual = np.asarray(actual, np.float64)
     np.testing.assert_allclose(actual, expected, rtol=2 * eps, atol=eps * np.abs(expected).max())
-
-
-def products(function: Callable, *arguments) -> tuple[int, int]:
-    """How many products the program runs in MX, and how many as they are; loops count once."""
-    functions: dict[str, list[str]] = {}
-    for line in jax.jit(function).lower(*arguments).as_text().splitlines():
-        if named := re.search(r"func\.func \w+ @([^(]+)\(", line):
-            functions[named[1]] = lines = []
-        elif functions:
-            lines.append(line)
-
-    def count(name: str) -> np.ndarray:
-        total = np.zeros(2, int)
-        for line in functions[name]:
-            total += [line.count('composite "trn3.mx_'), 0]
-            total += [0, len(re.findall(r"stablehlo\.(?:dot_general|convolution)", line))]
-            for called in re.findall(r" call @([^(]+)\(", line):
-                total += count(called)
-        return total
-
-    mx, plain = count("main")
-    return int(mx), int(plain)
 
 
 # Values
@@ -317,9 +290,8 @@ def test_nested_contexts_and_decorator() -> None:
             assert level(X, W) == "bf16"
             assert decorated() == "mxfp8"
         assert level(X, W) == "mxfp4"
-        with pytest.raises(KeyError), matmul_precision("default"):
-            assert level(X, W) == "default"
-            raise KeyError
+        with pytest.raises(ZeroDivisionError), matmul_precision("default"):
+            _ = 1 // 0
         assert level(X, W) == jax.config.jax_trn3_matmul_precision == "mxfp4"
     assert decorated() == "mxfp8"
     assert level(X, W) == "default"
@@ -367,25 +339,6 @@ def test_jax_config_update() -> None:
     finally:
         jax.config.update("jax_trn3_matmul_precision", "default")
     assert level(X, W) == "default"
-
-
-def test_context_within_a_traced_function() -> None:
-    def loss(w, x):
-        with matmul_precision("mxfp8"):
-            x = jnp.tanh(jax.jit(jnp.matmul)(x, w))
-        with matmul_precision("mxfp4"), matmul_precision("default"):
-            x = x @ w
-        return (x @ w).sum()
-
-    w = random(40, 40)
-    assert products(loss, w, X) == (1, 2)
-    assert products(jax.grad(loss), w, X) == (2, 5)
-    with matmul_precision("mxfp4"):
-        assert products(loss, w, X) == (2, 1)
-    # The same without jit, where the backward pass runs after the context's end.
-    np.testing.assert_allclose(
-        jax.grad(loss)(w, X), jax.jit(jax.grad(loss))(w, X), rtol=1e-4, atol=1e-4
-    )
 
 
 ENVIRONMENT = """
