@@ -14,12 +14,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from jaxlib.mlir import ir
 
 from .indices import Indices, Letters, indices, shape
+from .order import dependencies
 
 # Rows at a time. At 64, a head's block of a matrix with 4096 columns is 1 MiB and stays in a cache;
 # smaller blocks spend their time starting products, larger ones take more memory.
@@ -79,7 +80,7 @@ def find_attention(block: Any) -> list[Attention]:
     for op in ops:
         if op.name != "stablehlo.exponential" or any(op in other.levels for other in found):
             continue
-        if (axes := _matrix_axes(op)) is None:
+        if (axes := matrix_axes(op)) is None:
             continue
         try:
             region = _grow(op, axes)
@@ -92,11 +93,14 @@ def find_attention(block: Any) -> list[Attention]:
     return found
 
 
-def _matrix_axes(exponential: Any) -> tuple[int, int] | None:
+def matrix_axes(exponential: Any) -> tuple[int, int] | None:
     """(row, column) of an exponential's result if it is a softmax's between two products."""
     result = exponential.results[0]
     size = shape(result)
-    if math.prod(size) < MIN_ELEMENTS or (column := _summed_axis(result)) is None:
+    if math.prod(size) < MIN_ELEMENTS:
+        return None
+    column = _summed_axis(result)
+    if column is None and (column := _shifted_axis(exponential)) is None:
         return None
     rows = _query_axes(exponential, column)
     row = max(rows, key=lambda axis: size[axis], default=None)
@@ -129,6 +133,25 @@ def _summed_axis(value: Any) -> int | None:
             if len(long) == 1:
                 return long[0]
     return None
+
+
+def _shifted_axis(exponential: Any) -> int | None:
+    """The only axis along which the same is subtracted (the maximum, in a backward pass)."""
+    difference = _producer(exponential.operands[0], exponential.block)
+    while difference is not None and difference.name in _SAME:
+        difference = _producer(difference.operands[0], exponential.block)
+    if difference is None or difference.name != "stablehlo.subtract":
+        return None
+    shift = _producer(difference.operands[1], exponential.block)
+    while shift is not None and shift.name in _SAME:
+        shift = _producer(shift.operands[0], exponential.block)
+    if shift is None or shift.name != "stablehlo.broadcast_in_dim":
+        return None
+    known = indices(shift)
+    assert known is not None
+    size = shape(shift.results[0])
+    long = [at for at, n in enumerate(size) if n != 1 and at not in known.operands[0]]
+    return long[0] if len(long) == 1 else None
 
 
 def _query_axes(exponential: Any, column: int) -> set[int]:
@@ -330,24 +353,6 @@ def _keep_what_returns(region: _Region, trial: _Region, candidates: list[Any]) -
                 region.ops.add(op)
                 region.axes |= {computed: trial.axes[computed] for computed in op.results}
                 is_changing = True
-
-
-def _captured(op: Any) -> Iterator[Any]:
-    """Values that the operations inside an operation use."""
-    for region in op.regions:
-        for block in region:
-            for inner in block.operations:
-                yield from inner.operands
-                yield from _captured(inner.operation)
-
-
-def dependencies(ops: Sequence[Any]) -> list[tuple[int, ...]]:
-    """For each operation of a block, the positions of those that it depends on."""
-    position = {value: at for at, op in enumerate(ops) for value in op.results}
-    return [
-        tuple(position[value] for value in (*op.operands, *_captured(op)) if value in position)
-        for op in ops
-    ]
 
 
 def _levels(

@@ -21,10 +21,12 @@ from jaxlib.mlir.dialects import func
 from jaxlib.mlir.dialects import stablehlo as hlo
 
 from . import attention_tile as tiles
-from .attention_pattern import BLOCK_ROWS, Attention, dependencies, find_attention
+from .attention_pattern import BLOCK_ROWS, Attention, find_attention, matrix_axes
+from .attention_residuals import recompute_residuals, sink_masks
 from .attention_sharding import with_whole_rows
 from .indices import shape
 from .inline import blocks_of, functions, inline_calls
+from .order import sort_block
 from .program import Program
 
 NAME = "trn3.dot_product_attention"
@@ -54,11 +56,14 @@ def rewrite_attention(program: Program) -> Program:
     module = program.module()
     with module.context, ir.Location.unknown():
         inline_calls(module)
-        found = [
-            attention
-            for block in blocks_of(functions(module)["main"])
-            for attention in find_attention(block)
-        ]
+        blocks = list(blocks_of(functions(module)["main"]))
+        if not any(_has_softmax(block) for block in blocks):
+            return program
+        for block in blocks:
+            sink_masks(block)
+        for block in blocks:
+            recompute_residuals(block)
+        found = [attention for block in blocks for attention in find_attention(block)]
         found = with_whole_rows(module, found)
         if not found:
             return program
@@ -70,13 +75,20 @@ def rewrite_attention(program: Program) -> Program:
                 _replace(module, attention, phase, replaced)
         for old, new in replaced.items():
             old.replace_all_uses_with(new)
-        blocks = {attention.exponential.block for attention in found}
+        changed = {attention.exponential.block for attention in found}
         for attention in found:
             _erase_unused(attention)
-        for block in blocks:
-            _sort(block)
+        for block in changed:
+            sort_block(block)
         module.operation.verify()
     return Program(mlir.module_to_bytecode(module))
+
+
+def _has_softmax(block: Any) -> bool:
+    return any(
+        op.operation.name == "stablehlo.exponential" and matrix_axes(op.operation) is not None
+        for op in block.operations
+    )
 
 
 def _log(attention: Attention, phases: Sequence[Phase]) -> None:
@@ -259,27 +271,3 @@ def _erase_unused(attention: Attention) -> None:
     for op in reversed(attention.levels):
         if not any(True for result in op.results for _ in result.uses):
             op.erase()
-
-
-def _sort(block: Any) -> None:
-    """Puts every operation after those that it depends on, otherwise in the order that they had."""
-    ops = [op.operation for op in block.operations]
-    inputs = dependencies(ops)
-    order: list[int] = []
-    done = [False] * len(ops)
-    for first in range(len(ops)):
-        pending = [first]
-        while pending:
-            at = pending[-1]
-            missing = [] if done[at] else [source for source in inputs[at] if not done[source]]
-            if missing:
-                pending += missing
-                continue
-            pending.pop()
-            if not done[at]:
-                done[at] = True
-                order.append(at)
-    end = ops[-1]
-    if order != list(range(len(ops))):
-        for at in order[:-1]:
-            ops[at].move_before(end)
