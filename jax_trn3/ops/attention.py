@@ -258,15 +258,11 @@ def _is_number(x: Any) -> bool:
 
 def _vary_alike(arrays: dict[str, jax.Array]) -> dict[str, jax.Array]:
     """In shard_map: all arrays varying over the axes that one varies over, as loops require it."""
-    axes = {name: _varying(x) for name, x in arrays.items()}
-    everything = frozenset().union(*axes.values())
-    return {
-        name: lax.pcast(x, tuple(sorted(missing)), to="varying")
-        if (missing := everything - axes[name])
-        else x
-        for name, x in arrays.items()
-    }
+    axes = {name: jax.typeof(x).manual_axis_type.varying for name, x in arrays.items()}
+    everywhere = frozenset[Any]().union(*axes.values())
 
+    def vary(name: str, x: jax.Array) -> jax.Array:
+        missing = tuple(sorted(everywhere - axes[name], key=str))
+        return lax.pcast(x, missing, to="varying") if missing else x
 
-def _varying(x: jax.Array) -> frozenset[Any]:
-    return frozenset(getattr(jax.typeof(x), "vma", frozenset()))
+    return {name: vary(name, x) for name, x in arrays.items()}
