@@ -52,7 +52,7 @@ def mx_dot_general(
 
     Blocks run along the contraction: several contracting dimensions are taken together in the order
     in which they are named, the last block may be shorter, and without any each element is a block.
-    Sums are float32.
+    Operands are multiplied and summed in float32 (XLA:CPU takes those below 2^-126 for 0).
 
     The gradient of an operand is the product of the cotangent and the other operand, each quantized
     along the dimensions that this product contracts: the operand in its own format, the cotangent
