@@ -1,5 +1,6 @@
 """A JAX platform that is a simulated AWS Trainium3."""
 
+from . import collectives as collectives
 from ._version import __version__ as __version__
 from .numerics import MXArray as MXArray
 from .numerics import NMSparse as NMSparse
