@@ -157,3 +157,19 @@ def random_float32(n: int, seed: int) -> np.ndarray:
     # NaN and infinity in some blocks only, or nearly all the wild ones would be NaN.
     wild = np.where((wild >> 23) & 0xFF == 0xFF, wild ^ np.uint32(0x40000000), wild)
     return np.concatenate([wild, alike]).view(np.float32)
+
+
+def edges() -> np.ndarray:
+    """[n, 32] float32: amax with each significand of 7 bits and its two float32 neighbours, with
+    exponents at both ends and in the middle, infinity included; the others up to amax."""
+    field = np.array([0, 1, 2, 3, 5, 8, 16, 100, 127, 128, 200, 240, 252, 253, 254, 255])
+    significand = np.arange(0, 1 << 23, 1 << 16)
+    amax = (field[:, None] << 23) + significand
+    amax[-1] = 0xFF << 23  # infinity instead of NaN
+    amax = (amax[..., None] + np.array([-1, 0, 1])).clip(0, 0xFF << 23).astype(np.uint32)
+    rng = np.random.default_rng(0)
+    blocks = np.repeat(amax.reshape(-1, 1), 32, 1) - rng.integers(0, 1 << 27, (amax.size, 32))
+    blocks = blocks.clip(0)
+    blocks[np.arange(amax.size), rng.integers(0, 32, amax.size)] = amax.ravel()
+    sign = rng.integers(0, 2, blocks.shape) << 31
+    return (blocks | sign).astype(np.uint32).view(np.float32)

@@ -31,7 +31,8 @@ def inputs():
     """[n, 32] float32: all bfloat16 in order, and shuffled with like exponents; random patterns."""
     ordered = oracle.all_bfloat16().astype(np.float32)
     random = oracle.random_float32(1 << 17, 0)
-    return np.concatenate([ordered, ordered[::2], ordered[1::2], random]).reshape(-1, 32)
+    drawn = np.concatenate([ordered, ordered[::2], ordered[1::2], random]).reshape(-1, 32)
+    return np.concatenate([drawn, oracle.edges()])
 
 
 @functools.cache
@@ -83,7 +84,7 @@ def test_float32_bit_for_bit(format, rule):
     check(inputs(), format, rule, jax.jit, "trn3")
 
 
-@pytest.mark.parametrize(("format", "rule"), zip(FORMATS, itertools.cycle(SCALE_RULES)))
+@pytest.mark.parametrize(("format", "rule"), list(zip(FORMATS, itertools.cycle(SCALE_RULES))))
 @pytest.mark.parametrize(
     ("platform", "compile"), [("trn3", lambda f: f), ("cpu", lambda f: f), ("cpu", jax.jit)],
     ids=["trn3-eager", "cpu-eager", "cpu-jit"],
