@@ -59,6 +59,7 @@ class Attention:
     axes: of the values that the operations compute.
     levels: operations and their level, in the program's order. What stands at level n depends, by
       way of other operations, on all rows of something at level n - 1 (a gradient on the output).
+    masks: operations among them that no product is part of; other attentions may share them.
     """
 
     exponential: Any
@@ -66,6 +67,7 @@ class Attention:
     columns: int
     axes: dict[Any, Axes]
     levels: dict[Any, int]
+    masks: frozenset[Any]
 
     def is_matrix(self, value: Any) -> bool:
         """Whether a value has rows and columns both."""
@@ -73,7 +75,7 @@ class Attention:
 
 
 def find_attention(block: Any) -> list[Attention]:
-    """The attentions of a block of a program, with no operation in two of them."""
+    """The attentions of a block of a program."""
     found: list[Attention] = []
     ops = [op.operation for op in block.operations]
     inputs: list[tuple[int, ...]] | None = None
@@ -89,7 +91,8 @@ def find_attention(block: Any) -> list[Attention]:
         inputs = inputs or dependencies(ops)
         size = shape(op.results[0])
         levels = _levels(ops, inputs, region)
-        found.append(Attention(op, size[axes[0]], size[axes[1]], region.axes, levels))
+        masks = frozenset(op for op, has_product in region.has_product.items() if not has_product)
+        found.append(Attention(op, size[axes[0]], size[axes[1]], region.axes, levels, masks))
     return found
 
 

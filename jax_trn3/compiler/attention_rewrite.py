@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from jax._src.interpreters import mlir
-from jaxlib.mlir import ir
+from jaxlib.mlir import ir, passmanager
 from jaxlib.mlir.dialects import func
 from jaxlib.mlir.dialects import stablehlo as hlo
 
@@ -56,6 +56,8 @@ def rewrite_attention(program: Program) -> Program:
     module = program.module()
     with module.context, ir.Location.unknown():
         inline_calls(module)
+        # What is written twice, and computed once: jnp.exp(x) / jnp.exp(x).sum().
+        passmanager.PassManager.parse("builtin.module(symbol-dce,cse)").run(module.operation)
         blocks = list(blocks_of(functions(module)["main"]))
         if not any(_has_softmax(block) for block in blocks):
             return program
@@ -75,10 +77,9 @@ def rewrite_attention(program: Program) -> Program:
                 _replace(module, attention, phase, replaced)
         for old, new in replaced.items():
             old.replace_all_uses_with(new)
-        changed = {attention.exponential.block for attention in found}
-        for attention in found:
-            _erase_unused(attention)
-        for block in changed:
+        members = {op for attention in found for op in attention.levels}
+        for block in {attention.exponential.block for attention in found}:
+            _erase_unused(block, members)
             sort_block(block)
         module.operation.verify()
     return Program(mlir.module_to_bytecode(module))
@@ -127,7 +128,7 @@ def _phase(attention: Attention, level: int, needed: set[Any]) -> Phase:
     outputs = tuple(
         result
         for op, at in levels.items()
-        if at == level
+        if at == level and op not in attention.masks
         for result in op.results
         if result in needed or any(use.owner.operation not in levels for use in result.uses)
     )
@@ -267,7 +268,7 @@ def _put(tile: tiles.Tile, row: int | None, total: Any, value: Any) -> Any:
     return hlo.add(total, value)
 
 
-def _erase_unused(attention: Attention) -> None:
-    for op in reversed(attention.levels):
-        if not any(True for result in op.results for _ in result.uses):
+def _erase_unused(block: Any, members: set[Any]) -> None:
+    for op in reversed([op.operation for op in block.operations]):
+        if op in members and not any(True for result in op.results for _ in result.uses):
             op.erase()
