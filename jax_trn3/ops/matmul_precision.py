@@ -21,7 +21,7 @@ from jax_trn3 import numerics
 
 from . import name_scopes
 from .mx_dot import mx_dot_general
-from .precision_setting import as_written, current
+from .precision_setting import as_written, current, keep_scopes
 from .whole import define
 
 _FLOATS = (jnp.float32, jnp.bfloat16, jnp.float16)
@@ -39,8 +39,7 @@ def lower_products(platform: str) -> None:
         as_default = (own or mlir._lowerings[primitive]).rule
         rule = functools.partial(_lower, as_default, product)
         mlir.register_lowering(primitive, rule, platform=platform)
-    if name_scopes.are_kept():  # the environment has exceptions
-        name_scopes.keep()
+    keep_scopes()
 
 
 def _lower(
@@ -60,15 +59,24 @@ def _lower(
         return as_default(context, *operands, **params)
 
     (out_aval,) = context.avals_out
-
-    def function(*arrays: jax.Array) -> tuple[jax.Array]:
-        return (product(setting.precision, params, *arrays).astype(out_aval.dtype),)
-
+    function = functools.partial(
+        _traced, product, setting.precision, tuple(params.items()), out_aval.dtype
+    )
     # Traced without a mesh: the shards of explicit axes need not be multiples of a block.
     with as_written(context) as inner, mesh.use_abstract_mesh(mesh.empty_abstract_mesh):
         avals = [core.ShapedArray(aval.shape, aval.dtype) for aval in context.avals_in]
-        (out,) = mlir.lower_fun(function)(inner.replace(avals_in=avals), *operands)
+        (out,) = mlir.lower_fun(function, multiple_results=False)(
+            inner.replace(avals_in=avals), *operands
+        )
     return [mlir.lower_with_sharding_in_types(context, out, out_aval)]
+
+
+# jit, so that equal products are traced once.
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3), inline=True)
+def _traced(
+    product: Product, precision: str, params: Any, dtype: Any, lhs: Any, rhs: Any
+) -> jax.Array:
+    return product(precision, dict(params), lhs, rhs).astype(dtype)
 
 
 def _follows_setting(context: mlir.LoweringRuleContext, precision: Any) -> bool:

@@ -36,6 +36,9 @@ _SHARED = (
     solves.linear_solve_p,
 )
 
+ANY_SCOPE = "jax_trn3.ops.name_scopes.ANY_SCOPE"
+"""The key for `separate_caches` of what is lowered alike in all scopes."""
+
 _callers: contextvars.ContextVar[tuple[str, ...]] = contextvars.ContextVar("callers", default=())
 
 
@@ -63,16 +66,16 @@ def matches(pattern: str, names: Sequence[str]) -> bool:
     )
 
 
-def keep() -> None:
-    """From now on JAX lowers products, and functions with products in them, where they are used.
+def keep(wanted: Callable[[mlir.LoweringRuleContext], bool]) -> None:
+    """From now on products and loops are lowered where they are used, in the whole process.
 
-    For the whole process: programs are lowered somewhat slower, their meaning is the same. To be
-    called again when lowering rules were registered since.
+    So are functions, if `wanted` of the call. The meaning of programs is the same. To be called
+    again when lowering rules were registered since.
     """
     if not are_kept():
         mlir._uncacheable_primitives.update(_SHARED)
         for primitive in _calls():
-            rule = functools.partial(_lower_call, mlir._lowerings[primitive].rule)
+            rule = functools.partial(_lower_call, wanted, mlir._lowerings[primitive].rule)
             mlir.register_lowering(primitive, rule, cacheable=False)
     for primitive in _SHARED:
         _join_rules(primitive)
@@ -128,8 +131,14 @@ def _calls() -> list[Any]:
 
 
 def _lower_call(
-    rule: Callable[..., Any], context: mlir.LoweringRuleContext, *args: Any, **params: Any
+    wanted: Callable[[mlir.LoweringRuleContext], bool],
+    rule: Callable[..., Any],
+    context: mlir.LoweringRuleContext,
+    *args: Any,
+    **params: Any,
 ) -> Any:
+    if not wanted(context):
+        return rule(context, *args, **params)
     names = scopes(context)
     token = _callers.set(names)
     try:
@@ -145,9 +154,14 @@ def separate_caches(
 ) -> Iterator[mlir.LoweringRuleContext]:
     """What is lowered with the inner context is shared only with what has an equal key."""
     module = context.module_context
-    operations, functions = module.cached_primitive_lowerings.setdefault(
-        (separate_caches, key), ({}, {})
-    )
+    caches = module.cached_primitive_lowerings
+    everywhere = caches.setdefault(ANY_SCOPE, ({}, {}))
+    if key == ANY_SCOPE:
+        operations, functions = everywhere
+    else:
+        operations, functions = caches.setdefault(
+            (separate_caches, key), ({}, {ANY_SCOPE: everywhere})
+        )
     inner = context.replace(
         module_context=module.replace(
             lowering_cache=operations, cached_primitive_lowerings=functions

@@ -101,10 +101,24 @@ def current(context: mlir.LoweringRuleContext) -> Setting:
     Raises:
       ValueError: an environment variable holds no allowed value.
     """
-    metadata = (context.jaxpr_eqn_ctx and context.jaxpr_eqn_ctx.xla_metadata) or {}
-    precision = metadata.get(_NAME, _precision.value)
-    scopes = metadata.get(_EXCEPT_NAME, _except_scopes.value)
+    precision = _marks(context).get(_NAME, _precision.value)
+    scopes = _marks(context).get(_EXCEPT_NAME, _except_scopes.value)
     return Setting(_parse_precision(precision), _parse_scopes(scopes))
+
+
+def _marks(context: mlir.LoweringRuleContext) -> dict[str, str]:
+    """What a context manager within the traced function says of the operation."""
+    return (context.jaxpr_eqn_ctx and context.jaxpr_eqn_ctx.xla_metadata) or {}
+
+
+def _has_exceptions(context: mlir.LoweringRuleContext) -> bool:
+    return bool(_marks(context).get(_EXCEPT_NAME, _except_scopes.value))
+
+
+def keep_scopes() -> None:
+    """Keeps name scopes if there were exceptions so far, also for rules registered since."""
+    if name_scopes.are_kept() or _except_scopes.value:
+        name_scopes.keep(_has_exceptions)
 
 
 def check_environment() -> None:
@@ -118,7 +132,8 @@ def as_written(context: mlir.LoweringRuleContext) -> Iterator[mlir.LoweringRuleC
     """Lowers with the inner context: products stay as they are, whatever the setting."""
     metadata = config.xla_metadata_context_manager
     outer = metadata.get_local()
-    with _precision("default"), name_scopes.separate_caches(context, as_written) as inner:
+    separate = name_scopes.separate_caches(context, name_scopes.ANY_SCOPE)
+    with _precision("default"), separate as inner:
         metadata.set_local(_marked(outer, None, None))
         try:
             yield inner
@@ -170,7 +185,7 @@ def _parse_scopes(value: Any) -> tuple[str, ...]:
 
 def _on_scopes(patterns: tuple[str, ...] | None) -> None:
     if patterns:
-        name_scopes.keep()
+        name_scopes.keep(_has_exceptions)
 
 
 def _option(

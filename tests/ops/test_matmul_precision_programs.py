@@ -274,6 +274,14 @@ def test_context_within_a_traced_function() -> None:
     )
 
 
+def test_functions_are_shared_again_without_exceptions() -> None:
+    program = jax.jit(partial(chain, within(shared))).trace(WEIGHTS, X)
+    before = program.lower().as_text()
+    with matmul_precision("mxfp8", except_scopes="L1"):
+        assert program.lower().as_text().count("@shared") > before.count("@shared")
+    assert program.lower().as_text() == before
+
+
 # Values through JAX's transformations
 
 
