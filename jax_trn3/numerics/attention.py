@@ -37,7 +37,15 @@ from .attention_blocks import (
     put_block,
     tiling,
 )
-from .attention_logits import MASKED, block_logits, logits_dtype, product, valid_queries
+from .attention_logits import (
+    MASKED,
+    block_logits,
+    logits_dtype,
+    scores,
+    transposed,
+    valid_queries,
+    weighted,
+)
 from .quantize import quantize_dequantize
 
 
@@ -235,7 +243,7 @@ def _rounded(x: Any, axis: int, attention: Attention) -> Any:
 def _weighted(weights: Any, values: Any, attention: Attention, dtype: Any) -> Any:
     """weights @ values; weights are rounded to the dtype of the values, as the engine has them."""
     weights = _rounded(weights.astype(values.dtype), 4, attention)
-    return product("bkgts,bksd->bkgtd", weights, values, dtype)
+    return weighted(weights, values, dtype)
 
 
 def _attend_rows(cut: _Cut, value: Any, i: Any, first: Any, last: Any) -> Softmax:
@@ -305,11 +313,8 @@ def _backward_step(
 
     def step(i: Any, j: Any, gradients: Operands) -> Operands:
         p, seen, slope = find_probabilities(i, j)
-        by_probability = product(
-            "bkgtd,bksd->bkgts",
-            rows_of(cotangent_by_feature, i),
-            columns_of(value_by_feature, j),
-            dtype,
+        by_probability = scores(
+            rows_of(cotangent_by_feature, i), columns_of(value_by_feature, j), dtype
         )
         by_logit = p * (by_probability - rows_of(mean, i))
         if seen is not None:
@@ -321,8 +326,8 @@ def _backward_step(
         by_product = (by_logit * slope).astype(narrow)
         p = _rounded(p.astype(narrow), 3, attention)
         by_key = _rounded(by_product, 3, attention)
-        key = product("bkgts,bkgth->bksh", by_key, rows_of(query_by_query, i), dtype)
-        value = product("bkgts,bkgtd->bksd", p, rows_of(cotangent_by_query, i), dtype)
+        key = transposed(by_key, rows_of(query_by_query, i), dtype)
+        value = transposed(p, rows_of(cotangent_by_query, i), dtype)
         query = _weighted(by_product, columns_of(key_by_key, j), attention, dtype)
         return gradients._replace(
             query=gradients.query + query,
@@ -341,7 +346,7 @@ def _logits_tangent(cut: _Cut, move: Operands, i: Any, j: Any, slope: Any) -> An
     for query, key in ((move.query, cut.scored.key), (cut.scored.query, move.key)):
         if query is not None and key is not None:
             rows, columns = block(query, 3, i, tiles.rows), block(key, 2, j, tiles.columns)
-            more = product("bkgth,bksh->bkgts", rows, columns, dtype)
+            more = scores(rows, columns, dtype)
             x = more if x is None else x + more
     if x is not None:
         x = x * slope

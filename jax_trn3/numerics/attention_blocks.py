@@ -11,10 +11,10 @@ from jax import lax
 
 from .formats import BLOCK_SIZE
 
-# Logits of all heads held at a time (8 MiB in float32), and the longest sides of a block of them:
+# Logits of all heads held at a time (4 MiB in float32), and the longest sides of a block of them:
 # what XLA:CPU ran fastest, benchmarks/attention.py.
-_TILE_ELEMENTS = 2**21
-_LONGEST = 512
+_TILE_ELEMENTS = 2**20
+_LONGEST = 256
 _SHORTEST = 128
 
 

@@ -30,7 +30,7 @@ def block_logits(
     Returns [B, K, G, rows, columns] each; None for "everything is seen".
     """
     dtype = logits_dtype(operands)
-    x = product("bkgth,bksh->bkgts", operands.query, operands.key, dtype) * attention.scale
+    x = scores(operands.query, operands.key, dtype) * attention.scale
     slope: Any = attention.scale
     if attention.logits_soft_cap is not None:
         tanh = jnp.tanh(x / attention.logits_soft_cap)
@@ -47,9 +47,27 @@ def block_logits(
     return x, seen, slope
 
 
-def product(subscripts: str, lhs: Any, rhs: Any, dtype: Any) -> Any:
-    """einsum that accumulates in, and returns, `dtype`."""
-    return jnp.einsum(subscripts, lhs, rhs, preferred_element_type=dtype)
+def scores(queries: Any, keys: Any, dtype: Any) -> Any:
+    """queries @ keys^T: [B, K, G, T, H] by [B, K, S, H] to [B, K, G, T, S]."""
+    return _product("bkrh,bksh->bkrs", queries, keys, dtype)
+
+
+def weighted(weights: Any, values: Any, dtype: Any) -> Any:
+    """weights @ values: [B, K, G, T, S] by [B, K, S, D] to [B, K, G, T, D]."""
+    return _product("bkrs,bksd->bkrd", weights, values, dtype)
+
+
+def transposed(weights: Any, rows: Any, dtype: Any) -> Any:
+    """weights^T @ rows, over all of a group: [B, K, G, T, S] by [B, K, G, T, D] to [B, K, S, D]."""
+    merged = rows.reshape(*rows.shape[:2], -1, rows.shape[4])
+    return _product("bkrs,bkrd->bksd", weights, merged, dtype, out=False)
+
+
+def _product(subscripts: str, rows: Any, rhs: Any, dtype: Any, out: bool = True) -> Any:
+    # Of one axis of rows: with two, XLA:CPU transposes operands before it multiplies.
+    merged = rows.reshape(*rows.shape[:2], -1, rows.shape[4])
+    result = jnp.einsum(subscripts, merged, rhs, preferred_element_type=dtype)
+    return result.reshape(*rows.shape[:4], -1) if out else result
 
 
 def _seen(operands: Operands, attention: Attention, rows: Any, columns: Any) -> Any:

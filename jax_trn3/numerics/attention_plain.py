@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from .attention_blocks import Attention, Operands, Tiling, block, logits_block, pad_operands
-from .attention_logits import block_logits, logits_dtype, product, valid_queries
+from .attention_logits import block_logits, logits_dtype, valid_queries, weighted
 
 _TILE_ELEMENTS = 2**21
 
@@ -33,7 +33,7 @@ def attend_plain(operands: Operands, attention: Attention) -> Any:
         )
         x, *_ = block_logits(cut, attention, *positions, tiles.keys)
         p = _softmax(x, operands.sinks).astype(operands.value.dtype)
-        return product("bkgts,bksd->bkgtd", p, operands.value, logits_dtype(operands))
+        return weighted(p, operands.value, logits_dtype(operands))
 
     if tiles.row_blocks == 1:
         out = rows(0)
