@@ -17,9 +17,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.extend
 from jax import lax
-from jax._src import dispatch
-from jax.extend.core import Primitive
+from jax._src import dispatch, util
+from jax.extend.core import ClosedJaxpr, Primitive
 from jax.interpreters import mlir
 
 from .precision_setting import as_written
@@ -40,18 +41,26 @@ def define(name: str, function: Callable[..., Sequence[Any]]) -> Primitive:
     primitive.multiple_results = True
     primitive.def_impl(functools.partial(dispatch.apply_primitive, primitive))
 
-    @primitive.def_abstract_eval
-    def _(*avals: Any, **parameters: Any) -> list[Any]:
-        traced = jax.make_jaxpr(functools.partial(function, **parameters))(*avals)
-        return traced.out_avals
+    def trace(avals: tuple[Any, ...], parameters: tuple[tuple[str, Any], ...]) -> ClosedJaxpr:
+        return jax.make_jaxpr(functools.partial(function, **dict(parameters)))(*avals)
+
+    traced = util.cache()(trace)  # by the mesh in context, x64 and so on, too
+
+    def abstract_eval(*avals: Any, **parameters: Any) -> list[Any]:
+        return traced(avals, tuple(sorted(parameters.items()))).out_avals
+
+    def inline(*arrays: Any, **parameters: Any) -> Sequence[Any]:
+        jaxpr = traced(tuple(map(jax.typeof, arrays)), tuple(sorted(parameters.items())))
+        return jax.extend.core.jaxpr_as_fun(jaxpr)(*arrays)
 
     def composite(*arrays: Any, **parameters: Any) -> Sequence[Any]:
         attributes = {key: _attribute(value) for key, value in parameters.items()}
-        whole = lax.composite(lambda *xs, **_: function(*xs, **parameters), PREFIX + name)
+        whole = lax.composite(lambda *xs, **_: inline(*xs, **parameters), PREFIX + name)
         return whole(*arrays, **attributes)
 
+    primitive.def_abstract_eval(abstract_eval)
     lower_whole = mlir.lower_fun(composite, multiple_results=True)
-    lower_inline = mlir.lower_fun(function, multiple_results=True)
+    lower_inline = mlir.lower_fun(inline, multiple_results=True)
 
     def lower(context: mlir.LoweringRuleContext, *arrays: Any, **parameters: Any) -> Any:
         module = context.module_context
