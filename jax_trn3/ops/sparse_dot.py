@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.interpreters import ad, batching
+from jax.sharding import NamedSharding, PartitionSpec
 
 from jax_trn3.numerics.sparsity import (
     NMSparse,
@@ -37,6 +38,7 @@ def sparse_dot_general(
     *,
     pattern: str | None = None,
     sparse_operand: Literal["lhs", "rhs"] | None = None,
+    out_sharding: Any = None,
 ) -> jax.Array:
     """lax.dot_general(lhs, rhs, ...) where one operand is sparse along a contracting dimension.
 
@@ -51,8 +53,8 @@ def sparse_dot_general(
 
     Args:
       lhs, rhs: arrays, or at most one NMSparse whose axis is one of its contracting dimensions.
-      dimension_numbers, precision, preferred_element_type: as for lax.dot_general, in terms of
-        the dense shapes.
+      dimension_numbers, precision, preferred_element_type, out_sharding: as for
+        lax.dot_general, in terms of the dense shapes.
       pattern: "4:16", "4:12", "4:8", "2:8", "2:4", "1:4" or "1:2".
       sparse_operand: "lhs" or "rhs": which dense operand to prune. (jnp.einsum may exchange the
         operands of the dot_general that it calls: give it an NMSparse's dense form, not this.)
@@ -90,6 +92,7 @@ def sparse_dot_general(
         dimension_numbers=dims,
         precision=precision,
         preferred_element_type=_dtype(preferred_element_type),
+        out_sharding=out_sharding,
     )
     return product
 
@@ -144,10 +147,19 @@ def _sparse_dot_general(
     dimension_numbers: _Dims,
     precision: Any,
     preferred_element_type: str | None,
+    out_sharding: Any,
 ) -> tuple[jax.Array]:
     unpacked = unpack_sparse(NMSparse(values, indices, pattern, axis, size))
     lhs, rhs = (unpacked, dense) if sparse_operand == "lhs" else (dense, unpacked)
-    return (lax.dot_general(lhs, rhs, dimension_numbers, precision, preferred_element_type),)
+    product = lax.dot_general(
+        lhs,
+        rhs,
+        dimension_numbers,
+        precision,
+        preferred_element_type,
+        out_sharding=out_sharding,
+    )
+    return (product,)
 
 
 sparse_dot_general_p = whole.define("sparse_dot_general", _sparse_dot_general)
@@ -193,6 +205,7 @@ def _batch(
     *,
     sparse_operand: str,
     dimension_numbers: _Dims,
+    out_sharding: Any,
     **params: Any,
 ) -> Any:
     """A dimension that both operands have is a batch dimension; otherwise it is a free one."""
@@ -226,9 +239,20 @@ def _batch(
         indices,
         sparse_operand=sparse_operand,
         dimension_numbers=(contracting, batch),
+        out_sharding=_with_dimension(out_sharding, out),
         **params,
     )
     return products, [out]
+
+
+def _with_dimension(sharding: Any, index: int) -> Any:
+    """The sharding of a result that has one more dimension, which is not sharded."""
+    if sharding is None:
+        return None
+    if isinstance(sharding, NamedSharding):
+        return NamedSharding(sharding.mesh, _with_dimension(sharding.spec, index))
+    entries = [*sharding, *[None] * (index - len(sharding))]
+    return PartitionSpec(*entries[:index], None, *entries[index:])
 
 
 ad.primitive_jvps[sparse_dot_general_p] = _jvp
