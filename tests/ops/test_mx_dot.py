@@ -25,7 +25,7 @@ from jax_trn3 import dequantize_mx, mx_dot_general, quantize_mx
 RANDOM = np.random.default_rng(0)
 MATMUL = (((1,), (0,)), ((), ()))
 # 10 products and 3 pairs of gradients each; compiling them takes the time.
-SEEDS = int(os.environ.get("JAX_TRN3_TEST_SEEDS", "2"))
+SEEDS = int(os.environ.get("JAX_TRN3_TEST_SEEDS", "1"))
 NO_FORMATS = {"lhs_dtype": None, "rhs_dtype": None}
 
 # dtype: exponent and value of the largest number
@@ -357,9 +357,7 @@ def gradients(x: jax.Array, w: jax.Array, **options: Any) -> Any:
     return jax.value_and_grad(loss, (0, 1))(x, w)
 
 
-@pytest.mark.parametrize(
-    "specs", [(P("x"), P()), (P(None, "x"), P("x")), (P(), P(None, "x")), (P("x"), P(None, "x"))]
-)
+@pytest.mark.parametrize("specs", [(P("x"), P()), (P(None, "x"), P("x")), (P("x"), P(None, "x"))])
 def test_sharded_jit(specs: tuple[P, P]) -> None:
     """The partitioner's axes; that of the contraction in shards of full blocks, and that not."""
     mesh = make_mesh(AxisType.Auto)
@@ -378,7 +376,6 @@ def test_sharded_jit(specs: tuple[P, P]) -> None:
     [
         ((P("x", None), P(None, None)), None),
         ((P(None, "x"), P("x", None)), P(None, None)),
-        ((P(None, "x"), P("x", None)), P("x", None)),
         ((P(None, None), P(None, "x")), None),
     ],
 )
