@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import PartitionSpec
 
 from .attention_blocks import Attention, Operands
 
@@ -59,15 +61,21 @@ def weighted(weights: Any, values: Any, dtype: Any) -> Any:
 
 def transposed(weights: Any, rows: Any, dtype: Any) -> Any:
     """weights^T @ rows, over all of a group: [B, K, G, T, S] by [B, K, G, T, D] to [B, K, S, D]."""
-    merged = rows.reshape(*rows.shape[:2], -1, rows.shape[4])
-    return _product("bkrs,bkrd->bksd", weights, merged, dtype, out=False)
+    lhs, rhs = _merged(weights), _merged(rows)
+    batch, kv_heads, row, _ = jax.typeof(lhs).sharding.spec
+    # On a mesh of explicit axes the sum over a sharded group must be asked for.
+    out = None if row is None else PartitionSpec(batch, kv_heads, None, None)
+    return jnp.einsum("bkrs,bkrd->bksd", lhs, rhs, preferred_element_type=dtype, out_sharding=out)
 
 
-def _product(subscripts: str, rows: Any, rhs: Any, dtype: Any, out: bool = True) -> Any:
-    # Of one axis of rows: with two, XLA:CPU transposes operands before it multiplies.
-    merged = rows.reshape(*rows.shape[:2], -1, rows.shape[4])
-    result = jnp.einsum(subscripts, merged, rhs, preferred_element_type=dtype)
-    return result.reshape(*rows.shape[:4], -1) if out else result
+def _product(subscripts: str, rows: Any, rhs: Any, dtype: Any) -> Any:
+    result = jnp.einsum(subscripts, _merged(rows), rhs, preferred_element_type=dtype)
+    return result.reshape(*rows.shape[:4], -1)
+
+
+def _merged(x: Any) -> Any:
+    """With one axis of rows: of two, XLA:CPU would transpose the array before it multiplies."""
+    return x.reshape(*x.shape[:2], -1, x.shape[4])
 
 
 def _seen(operands: Operands, attention: Attention, rows: Any, columns: Any) -> Any:

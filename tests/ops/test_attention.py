@@ -253,8 +253,8 @@ def test_mxfp8_products() -> None:
     out = dot_product_attention(*args, **options, precision="mxfp8")
     error = float(jnp.linalg.norm(out - expected) / jnp.linalg.norm(expected))
     assert 1e-3 < error < 4e-2, "E4M3 has 4 bits: relative errors of up to 1/16"
-    exact = jax.grad(lambda *a: loss(*a, **options), (0, 1, 2))(*args)
-    rounded = jax.grad(lambda *a: loss(*a, **options, precision="mxfp8"), (0, 1, 2))(*args)
+    exact = jax.jit(jax.grad(lambda *a: loss(*a, **options), (0, 1, 2)))(*args)
+    rounded = jax.jit(jax.grad(lambda *a: loss(*a, **options, precision="mxfp8"), (0, 1, 2)))(*args)
     for x, y in zip(exact, rounded):
         assert 1e-3 < float(jnp.linalg.norm(x - y) / jnp.linalg.norm(x)) < 0.2
 
@@ -268,8 +268,8 @@ def test_memory_grows_with_the_length_not_with_its_square(backward: bool) -> Non
         lowered = jax.jit(function).lower(shape, shape, shape)
         return lowered.compile().memory_analysis().temp_size_in_bytes
 
-    short, long, longer = (temporary(length) for length in (4096, 8192, 16384))
-    assert longer - long < 2.1 * (long - short)
+    long, longer = temporary(8192), temporary(16384)
+    assert longer < 2.2 * long
     assert longer < 4 * 16384**2  # bytes: a sixteenth of one matrix of logits
 
 
