@@ -32,10 +32,10 @@ MIN_ELEMENTS = 256 * 256
 MIN_ROWS = 2 * BLOCK_ROWS
 
 # What only passes a matrix on.
-_SAME = {"stablehlo.convert", "stablehlo.optimization_barrier", "sdy.sharding_constraint"}
+SAME = {"stablehlo.convert", "stablehlo.optimization_barrier", "sdy.sharding_constraint"}
 
 # From the exponential to the product with the values (or, backward, with queries or keys).
-_BETWEEN = _SAME | {
+_BETWEEN = SAME | {
     "stablehlo.divide",
     "stablehlo.multiply",
     "stablehlo.reshape",
@@ -127,7 +127,7 @@ def _producer(value: Any, block: Any) -> Any:
 def _summed_axis(value: Any) -> int | None:
     """The only axis that a value is summed over, right after it is computed."""
     for user in _users(value):
-        if user.name in _SAME:
+        if user.name in SAME:
             if (axis := _summed_axis(user.results[0])) is not None:
                 return axis
         elif user.name == "stablehlo.reduce" and (known := indices(user)) is not None:
@@ -141,12 +141,12 @@ def _summed_axis(value: Any) -> int | None:
 def _shifted_axis(exponential: Any) -> int | None:
     """The only axis along which the same is subtracted (the maximum, in a backward pass)."""
     difference = _producer(exponential.operands[0], exponential.block)
-    while difference is not None and difference.name in _SAME:
+    while difference is not None and difference.name in SAME:
         difference = _producer(difference.operands[0], exponential.block)
     if difference is None or difference.name != "stablehlo.subtract":
         return None
     shift = _producer(difference.operands[1], exponential.block)
-    while shift is not None and shift.name in _SAME:
+    while shift is not None and shift.name in SAME:
         shift = _producer(shift.operands[0], exponential.block)
     if shift is None or shift.name != "stablehlo.broadcast_in_dim":
         return None

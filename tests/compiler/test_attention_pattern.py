@@ -212,6 +212,39 @@ def test_step_with_donation_and_a_callback() -> None:
     assert seen == [pytest.approx(total, abs=1e-3)]
 
 
+# Columns that a causal mask hides from whole blocks of rows.
+
+
+def loops(function: Function, arguments: list[Any]) -> int:
+    return str(rewrite_attention(program(function, arguments)).module()).count("stablehlo.while")
+
+
+def with_bias(q: Any, k: Any, v: Any) -> Any:
+    """Where a bias may be lower than the filling, masked columns are not nothing."""
+    return jax.nn.dot_product_attention(q, k, v, bias=q[:, None, :, 0, :1], is_causal=True)
+
+
+def with_sum_of_logits(q: Any, k: Any, v: Any) -> Any:
+    mask = jnp.tril(jnp.ones((512, 512), bool))
+    logits = jnp.where(mask, jnp.einsum("bthd,bshd->bhts", q, k), -1e32)
+    return jnp.einsum("bhts,bshd->bthd", jax.nn.softmax(logits), v), logits.sum(-1)
+
+
+@pytest.mark.parametrize("function", [nn(is_causal=True), chain], ids=["nn", "chain"])
+def test_causal_mask_saves_work(function: Function) -> None:
+    arguments = randoms((1, 530, 2, 16), (1, 520, 2, 16), (1, 520, 2, 16))
+    assert loops(function, arguments) == 2
+    assert loops(gradients(function), arguments) == 4
+    assert_as_on_cpu(gradients(function), arguments)
+
+
+@pytest.mark.parametrize("function", [nn(), with_bias, with_sum_of_logits])
+def test_columns_that_count_are_not_skipped(function: Function) -> None:
+    arguments = randoms(*[(1, 512, 2, 16)] * 3)
+    assert loops(function, arguments) == 1
+    assert_as_on_cpu(function, arguments)
+
+
 # What it is for: memory.
 
 
