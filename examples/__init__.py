@@ -1,1 +1,1 @@
-"""Programs that show jax-trn3 at work; none of them imports it."""
+"""Programs that show jax-trn3 at work."""

@@ -12,6 +12,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from ..train_gpt.data import load_text
 from . import plots, tables
+from .model import ModelConfig
 from .precisions import FLOAT32, FP8_CAST, MXFP8
 from .study import Plan, Results, as_json, run
 
@@ -41,12 +42,14 @@ def make_plan(flags: argparse.Namespace) -> Plan:
 def quick_plan() -> Plan:
     """The least that goes through every part but depth; its numbers say nothing."""
     plan = Plan()
+    model = ModelConfig(width=32, num_layers=1, max_len=32)
     return replace(
         plan,
         steps=plots.SMOOTHED,
         stressed_steps=plots.SMOOTHED,
         seeds=(0, 1),
-        stressed=plan.stressed[:1],
+        base=replace(plan.base, model=model),
+        stressed=(replace(plan.stressed[0], model=model),),
         trained=(FLOAT32, MXFP8, FP8_CAST),
         base_only=(),
         swept=(MXFP8, FP8_CAST),

@@ -4,6 +4,7 @@ After the demonstration in AWS's talk on Trainium3 at re:Invent 2025 (AIM3335).
 """
 
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,10 +60,15 @@ def values(magnitude: float, seed: int = 0) -> NDArray[np.float32]:
     return drawn * np.float32(magnitude)
 
 
+@functools.cache
+def program(element: str, way: str) -> Callable[..., jax.Array]:
+    """One way to quantize, compiled."""
+    return jax.jit(functools.partial(WAYS[way], dtype=np.dtype(ELEMENTS[element])))
+
+
 def quantized(x: NDArray[np.float32], element: str, way: str) -> NDArray[np.float32]:
     """What `x: [COUNT]` becomes."""
-    function = functools.partial(WAYS[way], dtype=np.dtype(ELEMENTS[element]))
-    return np.asarray(jax.jit(function)(x))
+    return np.asarray(program(element, way)(x))
 
 
 def measure() -> list[Row]:

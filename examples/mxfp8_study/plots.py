@@ -38,7 +38,7 @@ def loss_curves(results: Results, path: Path) -> None:
         draw_differences(column[1], results, scenario)
     grid[0, 0].set_ylabel("training loss (nats per byte), mean and std of seeds")
     grid[1, 0].set_ylabel("difference to float32, mean of seeds")
-    grid[0, -1].legend(fontsize="small")
+    grid[0, 0].legend(fontsize="small")
     figure.savefig(path, dpi=110)
 
 

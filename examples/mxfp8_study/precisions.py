@@ -8,7 +8,7 @@ from jax import lax
 
 from jax_trn3 import mx_dot_general
 
-from .naive import DotGeneral, absmax_dot_general, cast_dot_general
+from .naive import DotGeneral, absmax_dot_general, bf16_dot_general, cast_dot_general
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Precision:
 
 FLOAT32 = Precision("float32", "the reference")
 NUDGED = Precision("float32, nudged", "first parameters one bit off", nudged=True)
-BF16 = Precision("bf16", "operands in bfloat16", "bf16")
+BF16 = Precision("bf16", "operands in bfloat16", dot_general=bf16_dot_general)
 MXFP8 = Precision("MXFP8", "E4M3, a scale for each 32", "mxfp8")
 FP8_ABSMAX = Precision("FP8 absmax", "E4M3, a scale a tensor", dot_general=absmax_dot_general)
 FP8_CAST = Precision("FP8 cast", "E4M3, no scale", dot_general=cast_dot_general)

@@ -34,13 +34,15 @@ STRESSED = (
 class Plan:
     """How much is done; all that is random comes from `seeds`.
 
-    - `trained`: in every scenario; `base_only` in the first one besides
+    - `base`: the scenario of the longer runs, and of most sweeps
+    - `trained`: in every scenario; `base_only` in that one besides
     - `swept`: precisions whose gradients are measured
     """
 
     steps: int = 160
     stressed_steps: int = 40
     seeds: tuple[int, ...] = tuple(range(5))
+    base: Scenario = BASE
     stressed: tuple[Scenario, ...] = STRESSED
     trained: tuple[Precision, ...] = TRAINED
     base_only: tuple[Precision, ...] = (MXFP8_NEURON, NUDGED)
@@ -51,7 +53,7 @@ class Plan:
     def runs(self) -> list[tuple[Scenario, TrainConfig, Precision]]:
         """What is trained, in this order."""
         long, short = (TrainConfig(n, self.seeds) for n in (self.steps, self.stressed_steps))
-        first = [(BASE, long, precision) for precision in (*self.trained, *self.base_only)]
+        first = [(self.base, long, precision) for precision in (*self.trained, *self.base_only)]
         return first + [(s, short, precision) for s in self.stressed for precision in self.trained]
 
 
@@ -101,8 +103,8 @@ def measure_gradients(results: Results, text: Text) -> list[sweeps.Curve]:
     """The sweeps, from the parameters that training in float32 has ended with."""
     plan = results.plan
     config = TrainConfig(1, plan.seeds)
-    base = results.outcomes[BASE.name, FLOAT32.name].params
-    curves = sweeps.measure(BASE, base, config, text, plan.swept)
+    base = results.outcomes[plan.base.name, FLOAT32.name].params
+    curves = sweeps.measure(plan.base, base, config, text, plan.swept)
     if DEEP in plan.stressed:
         deep = results.outcomes[DEEP.name, FLOAT32.name].params
         swept = tuple(precision for precision in plan.trained if precision != FLOAT32)
@@ -118,7 +120,7 @@ def as_json(results: Results) -> dict[str, Any]:
         "jax": jax.__version__,
         "seeds": plan.seeds,
         "confidence": CONFIDENCE,
-        "scenarios": [asdict(scenario) for scenario in (BASE, *plan.stressed)],
+        "scenarios": [asdict(scenario) for scenario in (plan.base, *plan.stressed)],
         "training": [
             {
                 "scenario": scenario,

@@ -7,13 +7,12 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 from numpy.typing import NDArray
 
 from jax_trn3 import numerics, quantize_dequantize_mx
 
 from .model import is_outlier
-from .naive import absmax, cast
+from .naive import absmax, cast, round_to_bf16
 from .statistics import Spread, decibels, spread
 
 ROWS, COLUMNS = 64, 1024
@@ -66,11 +65,6 @@ class Way:
     format: str
     rule: str
     function: Callable[[jax.Array], jax.Array]
-
-
-def round_to_bf16(x: jax.Array) -> jax.Array:
-    """Round `x: float32[...]` to bfloat16's values, in a way that no compiler takes for nothing."""
-    return lax.reduce_precision(x, exponent_bits=8, mantissa_bits=7)
 
 
 def all_ways() -> tuple[Way, ...]:

@@ -177,7 +177,8 @@ def train(
     mesh = seed_mesh(len(config.seeds))
     gradients = gradients_in(precision, scenario.model, mesh)
     update = update_of(config, mesh)
-    state, curve = first_state(scenario.model, config, mesh, precision.nudged), []
+    first_state = first_state_of(scenario.model, config, mesh, precision.nudged)
+    state, curve = first_state(np.asarray(config.seeds, np.uint32)), []
     for tokens, weights in batches(scenario, config, text):
         loss, grads = gradients(state[0], *spread(mesh, tokens, weights), *factors(scenario))
         state = update(state, grads)
@@ -204,8 +205,12 @@ def spread(mesh: Mesh, *arrays: NDArray[Any]) -> list[jax.Array]:
     return jax.device_put(list(arrays), NamedSharding(mesh, P("seed")))
 
 
-def first_state(model: ModelConfig, config: TrainConfig, mesh: Mesh, nudged: bool = False) -> Any:
-    """Parameters, each the next number above if `nudged`, and optimizer state of all seeds."""
+@functools.cache
+def first_state_of(
+    model: ModelConfig, config: TrainConfig, mesh: Mesh, nudged: bool
+) -> Callable[..., Any]:
+    """The program that takes seeds to parameters, each the next number above if `nudged`, and
+    optimizer state."""
 
     def one(seed: jax.Array) -> Any:
         params = init_params(model, jax.random.key(seed))
@@ -213,7 +218,7 @@ def first_state(model: ModelConfig, config: TrainConfig, mesh: Mesh, nudged: boo
             params = jax.tree.map(lambda x: jnp.nextafter(x, jnp.inf), params)
         return params, make_optimizer(config).init(params)
 
-    return for_each_seed(one, mesh)(np.asarray(config.seeds, np.uint32))
+    return for_each_seed(one, mesh)
 
 
 def batches(
