@@ -250,7 +250,7 @@ def test_quick_study_end_to_end(run_python: RunPython, tmp_path: Path) -> None:
         assert np.shape(run["curve"]) == (2, 8)
         assert np.isfinite(run["curve"]).all()
     float32, mxfp8 = (losses["base", name]["curve"] for name in ("float32", "MXFP8"))
-    assert np.mean(float32, axis=0)[-1] < np.mean(float32, axis=0)[0] - 0.5
+    assert np.mean(float32, axis=0)[-1] < np.mean(float32, axis=0)[0] - 0.3
     assert float32 == losses["outlier channels", "float32"]["curve"]
     difference = np.abs(np.subtract(float32, mxfp8))
     assert difference.max() > 0  # the setting has had its effect
