@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
+import jax_trn3
 from examples.mxfp8_study import model, naive, outlier_demo, statistics, study, train
-from examples.mxfp8_study.precisions import FLOAT32
+from examples.mxfp8_study.precisions import FLOAT32, MXFP8, Precision
 
 SCRIPT = str(Path(__file__).parents[2] / "examples" / "mxfp8_training.py")
 E4M3 = ml_dtypes.float8_e4m3fn
@@ -200,6 +201,24 @@ def test_gradients_of_all_seeds_are_those_of_each_on_the_cpu() -> None:
             assert losses[index] == pytest.approx(float(value), rel=1e-5)
             for found, wanted in zip(jax.tree.leaves(grads), jax.tree.leaves(expected)):
                 np.testing.assert_allclose(found[index], wanted, rtol=1e-3, atol=1e-6)
+
+
+def test_mxfp8_by_setting_is_mxfp8_by_dot_general() -> None:
+    mesh = train.seed_mesh(1)
+    explicit = Precision("", "", dot_general=jax_trn3.mx_dot_general)
+    config = train.TrainConfig(steps=1, seeds=(0,))
+    params, _ = train.first_state_of(TINY, config, mesh, nudged=False)(np.zeros(1, np.uint32))
+    tokens = np.random.default_rng(0).integers(0, 256, (1, 2, 17)).astype(np.int32)
+    batch = train.spread(mesh, tokens, np.ones((1, 2, 16), np.float32))
+    factors = np.float32(1), np.float32(1)
+    by_precision = [
+        train.gradients_in(precision, TINY, mesh)(params, *batch, *factors)
+        for precision in (MXFP8, explicit)
+    ]
+    for one, other in zip(*(jax.tree.leaves(found) for found in by_precision)):
+        scale = np.abs(one).max()
+        np.testing.assert_allclose(one, other, rtol=0, atol=1e-2 * scale)
+        assert np.abs(one - other).mean() < 1e-4 * scale
 
 
 def test_scenarios_take_powers_of_two_only() -> None:
