@@ -14,7 +14,7 @@ demo: $(VENV)/ready
 	$(BIN)/python -m examples.train_gpt $(ARGS)
 
 test: $(VENV)/ready lint
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
 
 lint: $(VENV)/ready
 	$(BIN)/ruff check .

@@ -93,9 +93,8 @@ def _follows_setting(context: mlir.LoweringRuleContext, precision: Any) -> bool:
 def _dot(precision: str, params: dict[str, Any], lhs: Any, rhs: Any) -> jax.Array:
     dimension_numbers = params["dimension_numbers"]
     if precision == "bf16":
-        return lax.dot_general(
-            _bfloat16(lhs), _bfloat16(rhs), dimension_numbers, preferred_element_type=jnp.float32
-        )
+        (out,) = bf16_dot_general_p.bind(lhs, rhs, dimension_numbers=dimension_numbers)
+        return out
     format = _FORMATS[precision]
     return mx_dot_general(
         lhs,
@@ -121,9 +120,8 @@ def _conv(precision: str, params: dict[str, Any], lhs: Any, rhs: Any) -> jax.Arr
         )
     }
     if precision == "bf16":
-        return lax.conv_general_dilated(
-            _bfloat16(lhs), _bfloat16(rhs), **window, preferred_element_type=jnp.float32
-        )
+        (out,) = bf16_conv_general_dilated_p.bind(lhs, rhs, **window)
+        return out
     (out,) = mx_conv_general_dilated_p.bind(lhs, rhs, **window, format=_FORMATS[precision])
     return out
 
@@ -153,7 +151,22 @@ def _mx_conv_general_dilated(
 mx_conv_general_dilated_p = define("mx_conv_general_dilated", _mx_conv_general_dilated)
 
 
-def _bfloat16(x: Any) -> jax.Array:
+# Products of bfloat16 are exact in float32, and so multiplied: jaxlib 0.10's CPU backend fails where
+# the transpose of a bfloat16 product with a float32 result is wanted.
+def _bf16_dot_general(lhs: Any, rhs: Any, *, dimension_numbers: Any) -> tuple[jax.Array]:
+    operands = _round_to_bfloat16(lhs), _round_to_bfloat16(rhs)
+    return (lax.dot_general(*operands, dimension_numbers, precision=lax.Precision.HIGHEST),)
+
+
+def _bf16_conv_general_dilated(lhs: Any, rhs: Any, **window: Any) -> tuple[jax.Array]:
+    operands = _round_to_bfloat16(lhs), _round_to_bfloat16(rhs)
+    return (lax.conv_general_dilated(*operands, **window, precision=lax.Precision.HIGHEST),)
+
+
+bf16_dot_general_p = define("bf16_dot_general", _bf16_dot_general)
+bf16_conv_general_dilated_p = define("bf16_conv_general_dilated", _bf16_conv_general_dilated)
+
+
+def _round_to_bfloat16(x: Any) -> jax.Array:
     # reduce_precision, because XLA may take a conversion and its reverse for nothing at all.
-    rounded = lax.reduce_precision(x.astype(jnp.float32), exponent_bits=8, mantissa_bits=7)
-    return rounded.astype(jnp.bfloat16)
+    return lax.reduce_precision(x.astype(jnp.float32), exponent_bits=8, mantissa_bits=7)

@@ -105,6 +105,16 @@ def conv_on_cpu(x, w, **options):
         return conv(jnp.asarray(x), jnp.asarray(w), **options)
 
 
+def test_transposed_gradient_in_bfloat16() -> None:
+    """jaxlib 0.10's CPU backend has no transposed product of bfloat16 with a float32 result."""
+    x, w = random(8, 16), random(16, 4)
+    with matmul_precision("bf16"):
+        gradient = jax.jit(jax.grad(lambda w: jnp.sum(jnp.tanh(x @ w))))(w)
+    y = np.tanh(on_grid(x, 1, "bf16") @ on_grid(w, 0, "bf16"))
+    expected = on_grid(x.T, 1, "bf16") @ on_grid(1 - y**2, 0, "bf16")
+    np.testing.assert_allclose(np.asarray(gradient), expected, atol=0.02)
+
+
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_convolution_and_its_gradients(precision: str) -> None:
     x, w = random(3, 6, 9, 40), random(2, 3, 40, 36)

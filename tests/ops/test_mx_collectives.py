@@ -261,7 +261,9 @@ def test_vmap_blocks_are_those_of_each_example() -> None:
 
 @pytest.mark.parametrize("name", ["psum", "all_gather", "ppermute", "psum_scatter", "all_to_all"])
 def test_over_an_axis_of_vmap(name: str) -> None:
-    arguments = {"ppermute": ([(i, (i + 3) % 8) for i in range(8)],), "all_to_all": (0, 0)}.get(name, ())
+    arguments = {"ppermute": ([(i, (i + 3) % 8) for i in range(8)],), "all_to_all": (0, 0)}.get(
+        name, ()
+    )
 
     def results(module: Any, **wire: Any) -> Any:
         function = lambda x: getattr(module, name)(x, "i", *arguments, **wire)  # noqa: E731
