@@ -151,8 +151,8 @@ def _mx_conv_general_dilated(
 mx_conv_general_dilated_p = define("mx_conv_general_dilated", _mx_conv_general_dilated)
 
 
-# Products of bfloat16 are exact in float32, and so multiplied: jaxlib 0.10's CPU backend fails where
-# the transpose of a bfloat16 product with a float32 result is wanted.
+# Products of bfloat16 are exact in float32, and so multiplied: jaxlib 0.10's CPU backend fails at
+# run time where the transpose of a bfloat16 product with a float32 result is wanted.
 def _bf16_dot_general(lhs: Any, rhs: Any, *, dimension_numbers: Any) -> tuple[jax.Array]:
     operands = _round_to_bfloat16(lhs), _round_to_bfloat16(rhs)
     return (lax.dot_general(*operands, dimension_numbers, precision=lax.Precision.HIGHEST),)
