@@ -43,6 +43,10 @@ def pytest_configure(config: pytest.Config) -> None:
     import jax
     import jax._src.test_util  # defines the option
 
+    # Defines options of jax.config; JAX's tests object to options that come up in their middle,
+    # when the first of them makes JAX load the plugin.
+    import jax_trn3  # noqa: F401
+
     if _DUT:
         jax.config.update("jax_test_dut", _DUT)
 
