@@ -147,9 +147,9 @@ def _set(precision: str, patterns: tuple[str, ...] | None) -> Iterator[None]:
         patterns = _parse_scopes(_except_scopes.value)
     metadata = config.xla_metadata_context_manager
     outer = metadata.get_local()
-    with _precision(precision), _except_scopes(patterns):
+    with _precision(precision), _except_scopes(_joined_scopes(patterns)):
         if not core.trace_state_clean():
-            metadata.set_local(_marked(outer, precision, ",".join(patterns)))
+            metadata.set_local(_marked(outer, precision, _joined_scopes(patterns)))
         try:
             yield
         finally:
@@ -183,13 +183,17 @@ def _parse_scopes(value: Any) -> tuple[str, ...]:
     )
 
 
-def _on_scopes(patterns: tuple[str, ...] | None) -> None:
+def _joined_scopes(value: Any) -> str:
+    return ",".join(_parse_scopes(value))
+
+
+def _on_scopes(patterns: str | None) -> None:
     if patterns:
         name_scopes.keep(_has_exceptions)
 
 
 def _option(
-    name: str, default: Any, parse: Callable[[Any], Any], hook: Any, description: str
+    name: str, default: str, parse: Callable[[Any], str], hook: Any, description: str
 ) -> config.State:
     """An option as JAX's config.enum_state makes them, but for a bad environment variable.
 
@@ -227,8 +231,8 @@ _precision = _option(
 )
 _except_scopes = _option(
     _EXCEPT_NAME,
-    (),
-    _parse_scopes,
+    "",  # text, because absl takes the options over as flags
+    _joined_scopes,
     _on_scopes,
     "Patterns of name scopes that jax_trn3_matmul_precision leaves alone, separated by commas.",
 )

@@ -394,6 +394,21 @@ def test_wrong_environment_variable(run_python) -> None:
     assert process.stdout == "3.0\n", process.stderr
 
 
+def test_options_are_flags_of_absl(run_python) -> None:
+    code = """
+import jax, jax_trn3
+from absl import app
+jax.config.config_with_absl()
+app.run(lambda _: print(jax.config.jax_trn3_matmul_precision, jax.config.jax_trn3_matmul_precision_except_scopes))
+"""
+    flags = [
+        "--jax_trn3_matmul_precision=mxfp8",
+        "--jax_trn3_matmul_precision_except_scopes=head,router",
+    ]
+    process = run_python(["-c", code, *flags])
+    assert process.stdout.split() == ["mxfp8", "head,router"], process.stderr
+
+
 def test_module_can_be_imported_twice(run_python) -> None:
     code = """
 import importlib, jax_trn3.ops.precision_setting as module
