@@ -21,6 +21,7 @@ from .hardware_layout import to_quads as to_quads
 from .hardware_layout import unpack_x4 as unpack_x4
 from .mx_array import MXArray as MXArray
 from .quantize import ROUNDINGS as ROUNDINGS
+from .quantize import canonical_axis as canonical_axis
 from .quantize import dequantize as dequantize
 from .quantize import quantize as quantize
 from .quantize import quantize_dequantize as quantize_dequantize

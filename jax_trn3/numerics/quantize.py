@@ -97,7 +97,7 @@ def dequantize(
     """
     fmt = element_format(data.dtype if format is None else format)
     out_dtype = _check_float("dtype", dtype)
-    axis = _check_axis(data, axis)
+    axis = canonical_axis(data, axis)
     _check_block_size(block_size)
     _check_parts(data, scale, axis, fmt, block_size)
     byte = lax.bitcast_convert_type(scale, jnp.uint8).astype(jnp.int32)
@@ -139,7 +139,7 @@ def _blocks(
 ) -> tuple[jax.Array, jax.Array, jax.Array | None, int]:
     """Checks, then: float32 bits in blocks, codes of the scales, random bits in blocks, axis."""
     _check_float("x", x.dtype)
-    axis = _check_axis(x, axis)
+    axis = canonical_axis(x, axis)
     _check_block_size(block_size)
     check_scale_rule(scale_rule)
     _check_rounding(x, rounding, random_bits)
@@ -260,7 +260,8 @@ def _check_float(what: str, dtype: jax.typing.DTypeLike) -> jax.typing.DTypeLike
     return dtype
 
 
-def _check_axis(x: jax.Array, axis: int) -> int:
+def canonical_axis(x: jax.Array, axis: int) -> int:
+    """`axis` as a number from 0 on. ValueError if `x` has no such axis."""
     index = operator.index(axis)
     if not -x.ndim <= index < x.ndim:
         raise ValueError(

@@ -116,11 +116,9 @@ def _quantizer(
             f"rounding={rounding!r} with {problem}; a key (jax.random.key) is needed for "
             f'"stochastic", and only there'
         )
-    if not -x.ndim <= axis < x.ndim:
-        raise ValueError(f"axis {axis} of an array of shape {x.shape}")
     random_bits = () if key is None else (jax.random.bits(key, x.shape, jnp.uint32),)
     parameters = {
-        "axis": axis % x.ndim,
+        "axis": numerics.canonical_axis(x, axis),
         "format": numerics.element_format(dtype).name,
         "block_size": block_size,
         "scale_rule": scale_rule,

@@ -10,6 +10,8 @@ import optax
 import orbax.checkpoint as ocp
 import pytest
 
+import jax_trn3
+
 
 def mesh(*shape: int) -> jax.sharding.Mesh:
     names = ("a", "b")[: len(shape)]
@@ -36,6 +38,21 @@ def test_sharded_array_is_restored_with_its_values_and_sharding(tmp_path: Path, 
     np.testing.assert_array_equal(
         np.asarray(again).astype(np.float32), np.asarray(x).astype(np.float32)
     )
+
+
+@pytest.mark.parametrize("dtype", ["float8_e4m3fn", "float6_e3m2fn", "float4_e2m1fn", "int8"])
+def test_mx_array_is_restored_with_its_values_and_sharding(tmp_path: Path, dtype: str) -> None:
+    x = jax.random.normal(jax.random.key(0), (64, 96))
+    mx = jax.device_put(jax_trn3.quantize_mx(x, dtype=dtype), sharded(mesh(8), "a"))
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(tmp_path / "checkpoint", {"x": mx})
+        checkpointer.wait_until_finished()
+        target = {"x": jax.tree.map(ocp.utils.to_shape_dtype_struct, mx)}
+        again = checkpointer.restore(tmp_path / "checkpoint", target)["x"]
+    assert repr(again) == repr(mx)
+    assert again.data.sharding == mx.data.sharding
+    assert again.scale.dtype == jnp.float8_e8m0fnu
+    np.testing.assert_array_equal(jax_trn3.dequantize_mx(again), jax_trn3.dequantize_mx(mx))
 
 
 @pytest.mark.parametrize("spec", [("b", "a"), (None, "a"), ()], ids=str)
