@@ -206,6 +206,7 @@ start = time.perf_counter()
 run(5000, x).block_until_ready()
 n = int(5000 / (time.perf_counter() - start))  # about a second
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's "&" has it ignored
 threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
 try:
     run(n, x).block_until_ready()
