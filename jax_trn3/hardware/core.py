@@ -1,11 +1,35 @@
-"""One NeuronCore: its generation and its two on-chip memories.
+"""One NeuronCore: its generation, its two on-chip memories and its engines."""
 
-Sources are pages of the AWS Neuron SDK docs (github.com/aws-neuron/aws-neuron-sdk, SDK 2.32.0).
-"""
+from dataclasses import dataclass, replace
 
-from dataclasses import dataclass
+from .dma import DMA_V2, DMA_V3, DMA_V4, DmaEngines
+from .engine import (
+    GPSIMD_V2,
+    GPSIMD_V3,
+    GPSIMD_V4,
+    SCALAR_V2,
+    SCALAR_V3,
+    SCALAR_V4,
+    SYNC_V2,
+    SYNC_V3,
+    SYNC_V4,
+    TENSOR_V2,
+    TENSOR_V3,
+    TENSOR_V4,
+    VECTOR_V2,
+    VECTOR_V3,
+    VECTOR_V4,
+    ComputeEngine,
+    SyncEngine,
+    TensorEngine,
+)
+from .figure import extrapolated, inferred, published, rounded
 
 _KIB = 1024
+_V2 = "nki/guides/architecture/trainium_inferentia2_arch.rst"
+_V3 = "nki/guides/architecture/trainium2_arch.rst"
+_V4 = "nki/guides/architecture/trainium3_arch.rst"
+_ACCESS = "nki/deep-dives/nki-aps.rst"
 
 
 @dataclass(frozen=True)
@@ -30,10 +54,69 @@ class NeuronCore:
     psum_bank_bytes: int
     """Bytes of one PSUM bank in one partition (2 KiB = 512 float32)."""
 
+    generation: int
+    """AWS's number of the architecture: 2, 3 or 4."""
+
+    tensor: TensorEngine
+    """TensorE."""
+
+    vector: ComputeEngine
+    """VectorE."""
+
+    scalar: ComputeEngine
+    """ScalarE."""
+
+    gpsimd: ComputeEngine
+    """GpSimdE."""
+
+    sync: SyncEngine
+    """SyncE."""
+
+    dma: DmaEngines
+    """The DMA engines that belong to the core."""
+
+    sbuf_reserved_partition_bytes: int
+    """SBUF bytes of one partition that the compiler keeps for itself."""
+
+    quadrant_partitions: int
+    """Partitions of a quadrant (a count): accesses start at quadrants."""
+
+    sbuf_max_free_elements: int
+    """Most elements of one partition in an instruction's access to SBUF."""
+
+    psum_max_free_elements: int
+    """Most elements of one partition in an instruction's access to PSUM."""
+
+    max_free_dims: int
+    """Most dimensions of an access beside the partitions (a count)."""
+
+    slow_stride_bytes: int
+    """Distance of neighbouring elements in SBUF from which on access takes twice as long."""
+
+    psum_accumulate_dtypes: tuple[str, ...]
+    """Types in which PSUM accumulates a matmul."""
+
+    shared_sbuf_port: bool
+    """Whether VectorE and GpSimdE cannot access SBUF at the same time."""
+
+    shared_psum_port: bool
+    """Whether VectorE and ScalarE cannot access PSUM at the same time."""
+
+    registers: int
+    """Registers of 32 bits in each engine's sequencer (a count)."""
+
+    start_stop_ns: int
+    """Time inside a program's total during which no engine works: its start and its stop, ns."""
+
     @property
     def sbuf_bytes(self) -> int:
         """SBUF bytes of the whole core."""
         return self.partitions * self.sbuf_partition_bytes
+
+    @property
+    def sbuf_usable_partition_bytes(self) -> int:
+        """SBUF bytes in one partition that a program may allocate."""
+        return self.sbuf_partition_bytes - self.sbuf_reserved_partition_bytes
 
     @property
     def psum_partition_bytes(self) -> int:
@@ -45,33 +128,108 @@ class NeuronCore:
         """PSUM bytes of the whole core."""
         return self.partitions * self.psum_partition_bytes
 
+    def peak_flops(self, kind: str = "bfloat16") -> float:
+        """FLOP/s of TensorE at full clock; `kind` as in `TensorEngine.passes`.
 
-# nki/guides/architecture/trainium_inferentia2_arch.rst: 128 partitions, 192 KiB of SBUF and 16 KiB
-# of PSUM in each, the latter in 8 banks of 512 float32.
+        **Raises:** `ValueError` for a kind that this generation does not have.
+        """
+        if kind not in self.tensor.passes:
+            known = ", ".join(self.tensor.passes)
+            raise ValueError(f"{self.name} has no {kind!r} matmul; its kinds: {known}")
+        return self.tensor.peak_flops(kind)
+
+    def partition_starts(self, partitions: int) -> range:
+        """Where an access to that many partitions may start: 0, 32, 64 or 96 for up to 32 of them,
+        0 or 64 for up to 64, else 0 (trainium_inferentia2_arch.rst).
+
+        **Raises:** `ValueError` for a count that no access can have.
+        """
+        if not 1 <= partitions <= self.partitions:
+            raise ValueError(
+                f"an access covers 1 to {self.partitions} partitions of a {self.name}, "
+                f"not {partitions}"
+            )
+        span = self.quadrant_partitions
+        while span < partitions:
+            span *= 2
+        return range(0, self.partitions, span)
+
+
 NEURON_CORE_V2 = NeuronCore(
     name="NeuronCore-v2",
-    partitions=128,  # trainium_inferentia2_arch.rst
-    sbuf_partition_bytes=192 * _KIB,  # trainium_inferentia2_arch.rst; 24 MiB in all
-    psum_banks=8,  # trainium_inferentia2_arch.rst
-    psum_bank_bytes=2 * _KIB,  # 512 float32, trainium_inferentia2_arch.rst
+    partitions=published(128, "partitions", _V2),
+    sbuf_partition_bytes=published(192 * _KIB, "bytes", _V2),
+    psum_banks=published(8, "banks", _V2),
+    psum_bank_bytes=published(2 * _KIB, "bytes", f"{_V2}: 512 float32"),
+    generation=published(2, "generation", _V2),
+    tensor=TENSOR_V2,
+    vector=VECTOR_V2,
+    scalar=SCALAR_V2,
+    gpsimd=GPSIMD_V2,
+    sync=SYNC_V2,
+    dma=DMA_V2,
+    sbuf_reserved_partition_bytes=published(
+        16 * _KIB, "bytes", "general/nki/nki_direct_allocation_guide.rst, SDK 2.26"
+    ),
+    quadrant_partitions=published(32, "partitions", _V2),
+    sbuf_max_free_elements=published(64 * _KIB, "elements", _V2),
+    psum_max_free_elements=published(4 * _KIB, "elements", _V2),
+    max_free_dims=published(4, "dimensions", _ACCESS),
+    slow_stride_bytes=published(16, "bytes", _V2),
+    psum_accumulate_dtypes=("float32",),
+    shared_sbuf_port=published(True, "flag", _V2),
+    shared_psum_port=published(True, "flag", _V2),
+    registers=published(64, "registers", _V2),
+    start_stop_ns=extrapolated(12_800, "ns", "Trainium2 profiles", low=10_000, high=40_000),
 )
 
-# nki/guides/architecture/trainium2_arch.rst: SBUF is 28 MiB, "128 partitions of 224KiB"; PSUM
-# "remains the same at 2MiB".
-NEURON_CORE_V3 = NeuronCore(
+NEURON_CORE_V3 = replace(
+    NEURON_CORE_V2,
     name="NeuronCore-v3",
-    partitions=128,  # trainium2_arch.rst
-    sbuf_partition_bytes=224 * _KIB,  # trainium2_arch.rst; 28 MiB in all
-    psum_banks=8,  # unchanged since v2, trainium_inferentia2_arch.rst
-    psum_bank_bytes=2 * _KIB,  # unchanged since v2; 2 MiB in all, trainium2_arch.rst
+    partitions=published(128, "partitions", _V3),
+    sbuf_partition_bytes=published(224 * _KIB, "bytes", f'{_V3}: "128 partitions of 224KiB"'),
+    psum_banks=published(8, "banks", f"{_V3}: PSUM unchanged"),
+    psum_bank_bytes=published(2 * _KIB, "bytes", f"{_V3}: PSUM unchanged"),
+    generation=published(3, "generation", _V3),
+    tensor=TENSOR_V3,
+    vector=VECTOR_V3,
+    scalar=SCALAR_V3,
+    gpsimd=GPSIMD_V3,
+    sync=SYNC_V3,
+    dma=DMA_V3,
+    sbuf_reserved_partition_bytes=rounded(
+        16 * _KIB,
+        "bytes",
+        "nki-library core/mlp/mlp_cte/mlp_cte_constants.py: 16384 + 8, in places some 500 more",
+        low=16 * _KIB,
+        high=17 * _KIB,
+    ),
+    shared_sbuf_port=published(False, "flag", _V3),
+    shared_psum_port=published(False, "flag", _V3),
+    registers=published(64, "registers", _V3),
+    start_stop_ns=inferred(
+        12_800, "ns", "three profiles: total time less active time", low=12_400, high=13_300
+    ),
 )
 
-# nki/guides/architecture/trainium3_arch.rst: SBUF "is 32 MiB", PSUM
-# "remains the same at 2 MiB". tools/neuron-explorer/glossary.rst: SBUF is "256 KiB per partition".
-NEURON_CORE_V4 = NeuronCore(
+NEURON_CORE_V4 = replace(
+    NEURON_CORE_V3,
     name="NeuronCore-v4",
-    partitions=128,  # 32 MiB / 256 KiB
-    sbuf_partition_bytes=256 * _KIB,  # tools/neuron-explorer/glossary.rst; 32 MiB in all
-    psum_banks=8,  # unchanged since v2, trainium_inferentia2_arch.rst
-    psum_bank_bytes=2 * _KIB,  # unchanged since v2; 2 MiB in all, trainium3_arch.rst
+    partitions=inferred(128, "partitions", f"32 MiB ({_V4}) of 256 KiB (glossary.rst) each"),
+    sbuf_partition_bytes=published(256 * _KIB, "bytes", "about-neuron/arch/glossary.rst"),
+    psum_banks=published(8, "banks", f"{_V4}: PSUM unchanged"),
+    psum_bank_bytes=published(2 * _KIB, "bytes", f"{_V4}: PSUM unchanged"),
+    generation=published(4, "generation", _V4),
+    tensor=TENSOR_V4,
+    vector=VECTOR_V4,
+    scalar=SCALAR_V4,
+    gpsimd=GPSIMD_V4,
+    sync=SYNC_V4,
+    dma=DMA_V4,
+    sbuf_reserved_partition_bytes=extrapolated(
+        16 * _KIB, "bytes", "Trainium1 and 2", low=16 * _KIB, high=32 * _KIB
+    ),
+    psum_accumulate_dtypes=("float32", "bfloat16"),
+    registers=published(64, "registers", _V4),
+    start_stop_ns=extrapolated(12_800, "ns", "Trainium2 profiles", low=6_000, high=33_000),
 )
