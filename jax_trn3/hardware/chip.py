@@ -1,13 +1,20 @@
-"""One Trainium chip: its NeuronCores and its HBM.
+"""One Trainium chip: its NeuronCores and its HBM."""
 
-Sources are pages of the AWS Neuron SDK docs (github.com/aws-neuron/aws-neuron-sdk, SDK 2.32.0).
-"""
-
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from .core import NEURON_CORE_V2, NEURON_CORE_V3, NEURON_CORE_V4, NeuronCore
+from .figure import Table, published, rounded
 
 _GIB = 1024**3
+_TERA = 10**12
+_V2 = "nki/guides/architecture/trainium_inferentia2_arch.rst"
+_V3 = "nki/guides/architecture/trainium2_arch.rst"
+_V4 = "nki/guides/architecture/trainium3_arch.rst"
+_CHIP1 = "about-neuron/arch/neuron-hardware/trainium.rst"
+_CHIP2 = "about-neuron/arch/neuron-hardware/trainium2.rst"
+_CHIP3 = "about-neuron/arch/neuron-hardware/trainium3.rst"
+_LNC = "about-neuron/arch/neuron-features/logical-neuroncore-config.rst"
 
 
 @dataclass(frozen=True)
@@ -35,6 +42,19 @@ class Chip:
     supported_lnc: tuple[int, ...]
     """Logical NeuronCore configurations: how many physical cores one device may fuse."""
 
+    published_dma_bytes_per_s: int
+    """DMA bandwidth of the chip as AWS gives it, bytes per second. Only for comparison: the time
+    of a transfer comes from `DmaEngines`."""
+
+    published_peak_flops: Mapping[str, float]
+    """FLOP/s of the chip as AWS gives them, by kind as in `TensorEngine.passes`. Only for
+    comparison: time comes from the cores, whose published peaks do not add up to these. Those of
+    a Trainium3 make 2,517 TFLOPS in MX as given, but 629 in bfloat16 and not 671, and 157 in
+    float32 and not 183. Nobody has explained it."""
+
+    power_w: int | None
+    """Power of the chip, W; None if nobody published it."""
+
     @property
     def hbm_bytes_per_core(self) -> int:
         """Even share of the chip's HBM that one physical core gets, bytes.
@@ -44,42 +64,88 @@ class Chip:
         """
         return self.hbm_bytes // self.num_cores
 
+    @property
+    def cores_per_stack(self) -> int:
+        """Adjacent physical cores that share one HBM stack (a count)."""
+        return -(-self.num_cores // self.hbm_stacks)
+
+    @property
+    def hbm_stack_bandwidth_bytes_per_s(self) -> float:
+        """Peak bandwidth of one HBM stack, bytes per second."""
+        return self.hbm_bandwidth_bytes_per_s / self.hbm_stacks
+
+    @property
+    def sbuf_bytes(self) -> int:
+        """SBUF of all cores together, bytes."""
+        return self.num_cores * self.core.sbuf_bytes
+
+    def peak_flops(self, kind: str = "bfloat16") -> float:
+        """FLOP/s of all cores together at full clock; see `NeuronCore.peak_flops`."""
+        return self.num_cores * self.core.peak_flops(kind)
+
+
+def _peaks(teraflops: Mapping[str, float], source: str) -> Table[float]:
+    return Table(
+        {kind: published(peak * _TERA, "FLOP/s", source) for kind, peak in teraflops.items()}
+    )
+
 
 TRAINIUM1 = Chip(
     name="Trainium1",
     core=NEURON_CORE_V2,
-    # The next four: nki/guides/architecture/trainium_inferentia2_arch.rst.
-    num_cores=2,
-    hbm_bytes=32 * _GIB,
-    hbm_stacks=2,
-    # "820 GB/s". In about-neuron/arch/neuron-hardware/, trainium.rst says 820 GiB/s and the table
-    # of trainium2.rst 0.8 TB/s.
-    hbm_bandwidth_bytes_per_s=820 * 10**9,
-    supported_lnc=(1,),  # compiler/error-codes/EARG001.rst: "only lnc=1 is supported"
+    num_cores=published(2, "cores", _V2),
+    hbm_bytes=published(32 * _GIB, "bytes", _V2),
+    hbm_stacks=published(2, "stacks", _V2),
+    hbm_bandwidth_bytes_per_s=published(
+        820 * 10**9, "bytes/s", f"{_V2}; {_CHIP1} has 820 GiB/s, {_CHIP2} 0.8 TB/s"
+    ),
+    supported_lnc=(published(1, "cores", "compiler/error-codes/EARG001.rst"),),
+    published_dma_bytes_per_s=published(1 * _TERA, "bytes/s", _CHIP1),
+    published_peak_flops=_peaks({"bfloat16": 190, "float8": 190, "float32": 47.5}, _CHIP1),
+    power_w=None,
 )
 
 TRAINIUM2 = Chip(
     name="Trainium2",
     core=NEURON_CORE_V3,
-    # The next three: nki/guides/architecture/trainium2_arch.rst.
-    num_cores=8,
-    hbm_bytes=96 * _GIB,
-    hbm_stacks=4,
-    # about-neuron/arch/neuron-hardware/trainium2.rst, and 185.6 TB/s for 64 chips in trn2-arch.rst.
-    # trainium2_arch.rst rounds it to 3 TB/s.
-    hbm_bandwidth_bytes_per_s=2_900 * 10**9,
-    supported_lnc=(1, 2),  # about-neuron/arch/neuron-features/logical-neuroncore-config.rst
+    num_cores=published(8, "cores", _V3),
+    hbm_bytes=published(96 * _GIB, "bytes", _V3),
+    hbm_stacks=published(4, "stacks", _V3),
+    hbm_bandwidth_bytes_per_s=published(
+        2_900 * 10**9, "bytes/s", f"{_CHIP2}, and 185.6 TB/s for 64 in trn2-arch.rst; {_V3} has 3"
+    ),
+    supported_lnc=(published(1, "cores", _LNC), published(2, "cores", _LNC)),
+    published_dma_bytes_per_s=published(3_500 * 10**9, "bytes/s", _CHIP2),
+    published_peak_flops=_peaks(
+        {"float8_double_row": 1_299, "bfloat16": 667, "float32": 181, "sparse": 2_563}, _CHIP2
+    ),
+    power_w=rounded(
+        500,
+        "W",
+        'SemiAnalysis, "Amazon\'s AI Self Sufficiency: Trainium2" (2024): ~500 W',
+        low=400,
+        high=1_000,
+    ),
 )
 
 TRAINIUM3 = Chip(
     name="Trainium3",
     core=NEURON_CORE_V4,
-    # The next three: nki/guides/architecture/trainium3_arch.rst.
-    num_cores=8,
-    hbm_bytes=144 * _GIB,
-    hbm_stacks=4,
-    # about-neuron/arch/neuron-hardware/trainium3.rst, and 705.6 TB/s for 144 chips in
-    # trn3-arch.rst. trainium3_arch.rst alone says 4.7 TB/s.
-    hbm_bandwidth_bytes_per_s=4_900 * 10**9,
-    supported_lnc=(1, 2),  # about-neuron/arch/neuron-features/logical-neuroncore-config.rst
+    num_cores=published(8, "cores", _V4),
+    hbm_bytes=published(144 * _GIB, "bytes", _V4),
+    hbm_stacks=published(4, "stacks", _V4),
+    hbm_bandwidth_bytes_per_s=published(
+        4_900 * 10**9,
+        "bytes/s",
+        f"{_CHIP3}, and 705.6 TB/s for 144 in trn3-arch.rst; {_V4} has 4.7",
+    ),
+    supported_lnc=(published(1, "cores", _LNC), published(2, "cores", _LNC)),
+    published_dma_bytes_per_s=published(4_900 * 10**9, "bytes/s", _CHIP3),
+    published_peak_flops=_peaks(
+        {"mx": 2_517, "bfloat16": 671, "float32": 183, "sparse": 2_517}, _CHIP3
+    ),
+    # In 2024 an AWS vice president expected more than 1,000 W (fierce-network.com).
+    power_w=rounded(
+        500, "W", "about 500 W, not in AWS's docs; 1,000 W was expected", low=400, high=1_000
+    ),
 )

@@ -1,5 +1,6 @@
 """One NeuronCore: its generation, its two on-chip memories and its engines."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from .dma import DMA_V2, DMA_V3, DMA_V4, DmaEngines
@@ -23,7 +24,7 @@ from .engine import (
     SyncEngine,
     TensorEngine,
 )
-from .figure import extrapolated, inferred, published, rounded
+from .figure import Table, extrapolated, inferred, published, rounded
 
 _KIB = 1024
 _V2 = "nki/guides/architecture/trainium_inferentia2_arch.rst"
@@ -81,17 +82,14 @@ class NeuronCore:
     quadrant_partitions: int
     """Partitions of a quadrant (a count): accesses start at quadrants."""
 
-    sbuf_max_free_elements: int
-    """Most elements of one partition in an instruction's access to SBUF."""
-
-    psum_max_free_elements: int
-    """Most elements of one partition in an instruction's access to PSUM."""
+    max_free_elements: Mapping[str, int]
+    """Most elements of one partition in an instruction's access, by memory ("sbuf", "psum")."""
 
     max_free_dims: int
     """Most dimensions of an access beside the partitions (a count)."""
 
     slow_stride_bytes: int
-    """Distance of neighbouring elements in SBUF from which on access takes twice as long."""
+    """Distance of neighbouring elements beyond which an access takes twice as long."""
 
     psum_accumulate_dtypes: tuple[str, ...]
     """Types in which PSUM accumulates a matmul."""
@@ -101,6 +99,12 @@ class NeuronCore:
 
     shared_psum_port: bool
     """Whether VectorE and ScalarE cannot access PSUM at the same time."""
+
+    shared_mode_bus: bool
+    """Whether VectorE in a 2x or 4x mode takes the bus to SBUF that GpSimdE uses."""
+
+    shared_psum_banks: bool
+    """Whether VectorE and ScalarE cannot access the same PSUM bank at the same time."""
 
     registers: int
     """Registers of 32 bits in each engine's sequencer (a count)."""
@@ -172,13 +176,19 @@ NEURON_CORE_V2 = NeuronCore(
         16 * _KIB, "bytes", "general/nki/nki_direct_allocation_guide.rst, SDK 2.26"
     ),
     quadrant_partitions=published(32, "partitions", _V2),
-    sbuf_max_free_elements=published(64 * _KIB, "elements", _V2),
-    psum_max_free_elements=published(4 * _KIB, "elements", _V2),
+    max_free_elements=Table(
+        {
+            "sbuf": published(64 * _KIB, "elements", _V2),
+            "psum": published(4 * _KIB, "elements", _V2),
+        }
+    ),
     max_free_dims=published(4, "dimensions", _ACCESS),
     slow_stride_bytes=published(16, "bytes", _V2),
     psum_accumulate_dtypes=("float32",),
     shared_sbuf_port=published(True, "flag", _V2),
     shared_psum_port=published(True, "flag", _V2),
+    shared_mode_bus=inferred(False, "flag", f"{_V3} introduces the modes"),
+    shared_psum_banks=inferred(True, "flag", "the whole PSUM is shared"),
     registers=published(64, "registers", _V2),
     start_stop_ns=extrapolated(12_800, "ns", "Trainium2 profiles", low=10_000, high=40_000),
 )
@@ -206,6 +216,8 @@ NEURON_CORE_V3 = replace(
     ),
     shared_sbuf_port=published(False, "flag", _V3),
     shared_psum_port=published(False, "flag", _V3),
+    shared_mode_bus=published(True, "flag", _V3),
+    shared_psum_banks=published(True, "flag", _V3),
     registers=published(64, "registers", _V3),
     start_stop_ns=inferred(
         12_800, "ns", "three profiles: total time less active time", low=12_400, high=13_300

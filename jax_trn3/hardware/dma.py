@@ -123,12 +123,7 @@ DMA_V2 = DmaEngines(
 DMA_V3 = replace(
     DMA_V2,
     packet_overhead_ns=_overhead(23, 27.2),
-    issue_ns=Table(
-        {
-            **DMA_V2.issue_ns,
-            "hwdge": rounded(600, "ns", _DGE),
-        }
-    ),
+    issue_ns=Table({**DMA_V2.issue_ns, "hwdge": rounded(600, "ns", _DGE)}),
     hwdge_instances=published(2, "instances", _DGE),
     transpose_factors=Table(
         {

@@ -52,7 +52,8 @@ class TensorEngine:
     """Cycles that a matmul occupies the array at least."""
 
     load_columns_per_cycle: int
-    """Stationary columns loaded in a cycle, behind the matmul before."""
+    """Stationary columns loaded in a cycle, behind the matmul before; columns of packed kinds take
+    no longer (trainium2_arch.rst, Double FP8)."""
 
     latency_cycles: int
     """Cycles from the last moving row's entry until a dependent instruction may read the result."""
@@ -148,7 +149,6 @@ def _depth(passes: Mapping[str, float], packed: Mapping[str, int], source: str) 
 
 # TensorE
 
-_TILE_SIZE = "nki/api/nki.language.tile_size.rst"
 _NO_RAMP = f"{_THROTTLING} names Trainium2 and 3 only"
 _ONE_PASS = dict.fromkeys(("bfloat16", "float16", "tfloat32", "float8", "transpose"), 1)
 
@@ -176,12 +176,14 @@ TENSOR_V2 = TensorEngine(
     clock_hz=_clock(2_800_000_000, _V2),
     rows=published(128, "rows", _V2),
     columns=published(128, "columns", _V2),
-    stationary_fmax=published(128, "elements", _TILE_SIZE),
-    moving_fmax=published(512, "elements", _TILE_SIZE),
-    max_moving_fmax_float32=published(512, "elements", "nki.isa nc_matmul"),
-    max_moving_fmax_bfloat16=inferred(512, "elements", "nki.isa nc_matmul: moving free size"),
-    min_moving_cycles=rounded(64, "cycles", f"{_COSTS}, nc_matmul"),
-    load_columns_per_cycle=published(4, "columns/cycle", f"{_PERFORMANCE}: fast load"),
+    stationary_fmax=published(128, "elements", _V2),
+    moving_fmax=published(512, "elements", _V2),
+    max_moving_fmax_float32=published(512, "elements", f"{_V2}: one PSUM bank"),
+    max_moving_fmax_bfloat16=inferred(
+        512, "elements", f"{_V4} introduces bfloat16 results of a matmul"
+    ),
+    min_moving_cycles=published(64, "cycles", f"{_V2}: MM_INIT_LATENCY"),
+    load_columns_per_cycle=published(4, "columns/cycle", f"{_V2}: fast LoadStationary"),
     latency_cycles=extrapolated(
         128, "cycles", "the depth of the array: a row passes its 128 cells", low=64, high=256
     ),
@@ -197,13 +199,15 @@ TENSOR_V3 = TensorEngine(
     clock_hz=_clock(2_400_000_000, _V3),
     rows=published(128, "rows", _V3),
     columns=published(128, "columns", _V3),
-    stationary_fmax=published(128, "elements", _TILE_SIZE),
-    moving_fmax=published(512, "elements", _TILE_SIZE),
-    max_moving_fmax_float32=published(512, "elements", "nki.isa nc_matmul"),
-    max_moving_fmax_bfloat16=inferred(512, "elements", "nki.isa nc_matmul: moving free size"),
-    min_moving_cycles=extrapolated(64, "cycles", f"{_COSTS}, nc_matmul", low=32, high=128),
+    stationary_fmax=published(128, "elements", _V3),
+    moving_fmax=published(512, "elements", _V3),
+    max_moving_fmax_float32=published(512, "elements", f"{_V3}: one PSUM bank"),
+    max_moving_fmax_bfloat16=inferred(
+        512, "elements", f"{_V4} introduces bfloat16 results of a matmul"
+    ),
+    min_moving_cycles=extrapolated(64, "cycles", f"{_V2}: MM_INIT_LATENCY", low=32, high=128),
     load_columns_per_cycle=extrapolated(
-        4, "columns/cycle", f"{_PERFORMANCE}: fast load", low=1, high=4
+        4, "columns/cycle", f"{_V2}: fast LoadStationary", low=1, high=4
     ),
     latency_cycles=extrapolated(
         128, "cycles", "the depth of the array: a row passes its 128 cells", low=64, high=256
@@ -221,6 +225,8 @@ TENSOR_V4 = replace(
     clock_hz=_clock(2_400_000_000, _V4),
     rows=published(128, "rows", _V4),
     columns=published(128, "columns", _V4),
+    stationary_fmax=published(128, "elements", _V4),
+    moving_fmax=published(512, "elements", _V4),
     max_moving_fmax_float32=published(4_096, "elements", "nki.isa nc_matmul"),
     max_moving_fmax_bfloat16=published(8_192, "elements", "nki.isa nc_matmul"),
     passes=Table(_PASSES_V4),
@@ -240,10 +246,12 @@ def _modes(rates: Mapping[str, float], source: str) -> dict[str, float]:
 VECTOR_V2 = ComputeEngine(
     clock_hz=_clock(1_120_000_000, _V2),
     lanes=published(128, "partitions", _V2),
-    processors=published(1, "processors", _V2),
+    processors=inferred(1, "processors", "one instruction works on all lanes"),
     min_issue_cycles=rounded(64, "cycles", f"{_COSTS}, MIN_II"),
     start_cycles=inferred(0, "cycles", f"{_COSTS}: no term beside N"),
-    latency_cycles=rounded(100, "cycles", f"{_PERFORMANCE}: static overhead", low=60, high=200),
+    latency_cycles=rounded(
+        100, "cycles", f"{_V2}: static overhead of a dependent instruction", low=60, high=200
+    ),
     reduce_cycles=rounded(64, "cycles", f"{_COSTS}, tensor_scalar_reduce"),
     elements_per_cycle=Table(
         _modes({"0.5x": 0.5, "1x": 1, "2x": 2}, _COSTS)
@@ -281,11 +289,11 @@ VECTOR_V4 = replace(
 SCALAR_V2 = ComputeEngine(
     clock_hz=_clock(1_400_000_000, _V2),
     lanes=published(128, "partitions", _V2),
-    processors=published(1, "processors", _V2),
+    processors=inferred(1, "processors", "one instruction works on all lanes"),
     min_issue_cycles=rounded(64, "cycles", f"{_COSTS}, MIN_II"),
     start_cycles=inferred(0, "cycles", f"{_COSTS}: no term beside N"),
     latency_cycles=inferred(200, "cycles", f"{_DEPENDENT}, less MIN_II = 64"),
-    reduce_cycles=rounded(64, "cycles", f"{_COSTS}, activation_reduce"),
+    reduce_cycles=rounded(64, "cycles", f"{_V2}: ActReadAccumulator"),
     elements_per_cycle=Table(_modes({"1x": 1}, _COSTS)),
     psum_access=published(True, "flag", _V2),
 )
@@ -298,7 +306,7 @@ SCALAR_V3 = replace(
         137, "cycles", "a profile: tensor_copy of [128, 128] from PSUM, 221 ns = 265 cycles",
         low=100, high=200,
     ),
-    reduce_cycles=extrapolated(64, "cycles", f"{_COSTS}, activation_reduce", low=32, high=128),
+    reduce_cycles=extrapolated(64, "cycles", f"{_V2}: ActReadAccumulator", low=32, high=128),
     elements_per_cycle=Table(_modes({"1x": 1}, _V3)),
 )  # fmt: skip
 
