@@ -21,5 +21,7 @@ from .figure import published as published
 from .figure import rounded as rounded
 from .topology import DEFAULT_TOPOLOGY as DEFAULT_TOPOLOGY
 from .topology import CoreLocation as CoreLocation
+from .topology import Server as Server
 from .topology import Topology as Topology
 from .topology import get_topology as get_topology
+from .topology import topology_names as topology_names

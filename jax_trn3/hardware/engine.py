@@ -139,12 +139,14 @@ def _clock(hz: int, source: str) -> int:
 
 
 def _passes(cycles: Mapping[str, int], source: str) -> dict[str, float]:
-    return {kind: published(count, "cycles/row", source) for kind, count in cycles.items()}
+    return {kind: published(float(count), "cycles/row", source) for kind, count in cycles.items()}
 
 
 def _depth(passes: Mapping[str, float], packed: Mapping[str, int], source: str) -> Table[float]:
     """One value a cell, but for the kinds that pack more."""
-    return Table({kind: published(packed.get(kind, 1), "values/cell", source) for kind in passes})
+    return Table(
+        {kind: published(float(packed.get(kind, 1)), "values/cell", source) for kind in passes}
+    )
 
 
 # TensorE
@@ -154,22 +156,22 @@ _ONE_PASS = dict.fromkeys(("bfloat16", "float16", "tfloat32", "float8", "transpo
 
 _PASSES_V2 = {
     **_passes(_ONE_PASS | {"float32": 4}, f"{_COSTS}, nc_matmul"),
-    "float32_onezero": published(2, "cycles/row", f"{_COSTS}, nc_matmul is_moving_onezero"),
-    "transpose_float32": inferred(4, "cycles/row", "a float32 matmul with the identity"),
+    "float32_onezero": published(2.0, "cycles/row", f"{_COSTS}, nc_matmul is_moving_onezero"),
+    "transpose_float32": inferred(4.0, "cycles/row", "a float32 matmul with the identity"),
 }
 
 _PASSES_V3 = {
     **_passes(_ONE_PASS | {"float32": 4}, _MULTIPLIERS),
-    "float8_double_row": published(1, "cycles/row", f"{_V3}: float8 at twice the rate"),
-    "sparse": published(1, "cycles/row", f"{_V3}: sparse at four times the rate"),
-    "float32_onezero": extrapolated(2, "cycles/row", f"{_COSTS}, nc_matmul", low=2, high=4),
-    "transpose_float32": published(2, "cycles/row", f"{_V3}: transpose mode, 2x faster float32"),
+    "float8_double_row": published(1.0, "cycles/row", f"{_V3}: float8 at twice the rate"),
+    "sparse": published(1.0, "cycles/row", f"{_V3}: sparse at four times the rate"),
+    "float32_onezero": extrapolated(2.0, "cycles/row", f"{_COSTS}, nc_matmul", low=2, high=4),
+    "transpose_float32": published(2.0, "cycles/row", f"{_V3}: transpose mode, 2x faster float32"),
 }
 
 _PASSES_V4 = _PASSES_V3 | {
-    "float8_double_row": published(1, "cycles/row", "nki.isa nc_matmul, perf_mode=double_row"),
-    "sparse": published(1, "cycles/row", f"{_V4}: sparse at four times the rate"),
-    "mx": published(1, "cycles/row", f"{_V4}: four times the rate of bfloat16"),
+    "float8_double_row": published(1.0, "cycles/row", "nki.isa nc_matmul, perf_mode=double_row"),
+    "sparse": published(1.0, "cycles/row", f"{_V4}: sparse at four times the rate"),
+    "mx": published(1.0, "cycles/row", f"{_V4}: four times the rate of bfloat16"),
 }
 
 TENSOR_V2 = TensorEngine(
@@ -240,7 +242,7 @@ _DEPENDENT = f"{_PERFORMANCE}: dependent ScalarE instructions take 189 ns = 264 
 
 
 def _modes(rates: Mapping[str, float], source: str) -> dict[str, float]:
-    return {mode: published(rate, "elements/cycle", source) for mode, rate in rates.items()}
+    return {mode: published(float(rate), "elements/cycle", source) for mode, rate in rates.items()}
 
 
 VECTOR_V2 = ComputeEngine(

@@ -1,7 +1,7 @@
 """Arrangements of chips that can be simulated, by name, and where each device sits in one.
 
-Sources are pages of the AWS Neuron SDK docs (github.com/aws-neuron/aws-neuron-sdk, SDK 2.32.0)
-under about-neuron/arch/neuron-hardware/: trn2-arch.rst and trn3-arch.rst, with their figures.
+Sources of the arrangements are trn2-arch.rst and trn3-arch.rst of the AWS Neuron SDK docs (under
+about-neuron/arch/neuron-hardware/), with their figures.
 """
 
 import dataclasses
@@ -10,8 +10,33 @@ import re
 from dataclasses import dataclass
 
 from .chip import TRAINIUM1, TRAINIUM2, TRAINIUM3, Chip
+from .figure import inferred, published
 
 DEFAULT_TOPOLOGY = "trn3-chip"
+
+_GIB = 1024**3
+_GBIT = 10**9 // 8
+_PAGES = "about-neuron/arch/neuron-hardware"
+
+
+@dataclass(frozen=True)
+class Server:
+    """What carries the chips: an instance of trn1 or trn2, a sled or server of trn3."""
+
+    name: str
+    """Name of the instance, or of the UltraServer it is part of."""
+
+    num_chips: int
+    """Chips in a full server (a count)."""
+
+    host_vcpus: int
+    """Virtual CPUs of the host (a count)."""
+
+    host_memory_bytes: int
+    """Memory of the host, bytes."""
+
+    efa_bytes_per_s: int
+    """Network (EFA) of the server, each direction, bytes per second."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +87,9 @@ class Topology:
 
     cores_used_per_chip: int
     """Physical cores of each chip that take part (a count)."""
+
+    server: Server
+    """What each of the servers is; more chips may sit in it than take part."""
 
     lnc: int = 1
     """Logical NeuronCore configuration: adjacent physical cores that make up one device."""
@@ -120,6 +148,24 @@ class Topology:
         """HBM of all logical devices together, bytes."""
         return self.hbm_bytes_per_device * self.num_devices
 
+    @property
+    def hbm_bandwidth_bytes_per_s(self) -> int:
+        """Peak HBM bandwidth of all chips together, bytes per second."""
+        return self.num_chips * self.chip.hbm_bandwidth_bytes_per_s
+
+    @property
+    def power_w(self) -> int | None:
+        """Power of all chips together, without hosts and network, W; None if not published."""
+        return None if self.chip.power_w is None else self.num_chips * self.chip.power_w
+
+    def peak_flops(self, kind: str = "bfloat16") -> float:
+        """FLOP/s of all cores that take part, at full clock; see `NeuronCore.peak_flops`."""
+        return self.num_chips * self.cores_used_per_chip * self.chip.core.peak_flops(kind)
+
+    def published_peak_flops(self, kind: str = "bfloat16") -> float:
+        """FLOP/s of all chips as AWS gives them; see `Chip.published_peak_flops`."""
+        return self.num_chips * self.chip.published_peak_flops[kind]
+
     def devices(self) -> tuple[CoreLocation, ...]:
         """Every logical device, in the order of ids. Takes time and memory per device."""
         return tuple(map(self._locate, range(self.num_devices)))
@@ -157,9 +203,46 @@ _TORUS = ("instance", "row", "column")
 _GEN2_SHAPE = (2, 18, 4)
 
 
+TRN1_2XLARGE = Server(
+    name="trn1.2xlarge",
+    num_chips=published(1, "chips", f"{_PAGES}/trn1-arch.rst"),
+    host_vcpus=published(8, "vCPUs", f"{_PAGES}/trn1-arch.rst"),
+    host_memory_bytes=published(32 * _GIB, "bytes", f"{_PAGES}/trn1-arch.rst"),
+    efa_bytes_per_s=published(25 * _GBIT, "bytes/s", f"{_PAGES}/trn1-arch.rst: up to 25 Gbps"),
+)
+
+TRN2_INSTANCE = Server(
+    name="trn2.48xlarge",
+    num_chips=published(16, "chips", f"{_PAGES}/trn2-arch.rst"),
+    host_vcpus=published(192, "vCPUs", f"{_PAGES}/trn2-arch.rst"),
+    host_memory_bytes=published(2_048 * _GIB, "bytes", f"{_PAGES}/trn2-arch.rst"),
+    # The same table has 3,200 Gbps for an UltraServer of four.
+    efa_bytes_per_s=published(3_200 * _GBIT, "bytes/s", f"{_PAGES}/trn2-arch.rst: 3,200 Gbps"),
+)
+
+TRN3_GEN1_SERVER = Server(
+    name="Trn3 Gen1 server",
+    num_chips=published(16, "chips", f"{_PAGES}/trn3-arch.rst"),
+    host_vcpus=inferred(192, "vCPUs", f"{_PAGES}/trn3-arch.rst: 768 in four"),
+    host_memory_bytes=inferred(2_048 * _GIB, "bytes", f"{_PAGES}/trn3-arch.rst: 8,192 GiB in four"),
+    efa_bytes_per_s=inferred(
+        3_200 * _GBIT, "bytes/s", f"{_PAGES}/trn3-arch.rst: 12,800 Gbps in four"
+    ),
+)
+
+TRN3_GEN2_SLED = Server(
+    name="Trn3 Gen2 sled",
+    num_chips=published(4, "chips", f"{_PAGES}/trn3-arch.rst"),
+    host_vcpus=inferred(64, "vCPUs", f"{_PAGES}/trn3-arch.rst: 2,304 in 36"),
+    host_memory_bytes=inferred(768 * _GIB, "bytes", f"{_PAGES}/trn3-arch.rst: 27,648 GiB in 36"),
+    efa_bytes_per_s=inferred(800 * _GBIT, "bytes/s", f"{_PAGES}/trn3-arch.rst: 28,800 Gbps in 36"),
+)
+
+
 def _topology(
     name: str,
     chip: Chip,
+    server: Server,
     axes: tuple[str, ...],
     shape: tuple[int, ...],
     chips_per_server: int,
@@ -174,25 +257,31 @@ def _topology(
         chip_axes=axes,
         chip_shape=shape,
         cores_used_per_chip=chip.num_cores if cores is None else cores,
+        server=server,
     )
 
+
+_SLED = (TRAINIUM3, TRN3_GEN2_SLED, _SWITCHED)
+_INSTANCE = (TRAINIUM2, TRN2_INSTANCE, _TORUS)
 
 _KNOWN = {
     topology.name: topology
     for topology in (
-        _topology("trn3-core", TRAINIUM3, _SWITCHED, (1, 1, 1), chips_per_server=1, cores=1),
-        _topology("trn3-chip", TRAINIUM3, _SWITCHED, (1, 1, 1), chips_per_server=1),
+        _topology("trn3-core", *_SLED, (1, 1, 1), chips_per_server=1, cores=1),
+        _topology("trn3-chip", *_SLED, (1, 1, 1), chips_per_server=1),
         # trn3-arch.rst, "Intra-server connectivity": "Each server (sled) contains 4".
-        _topology("trn3-sled", TRAINIUM3, _SWITCHED, (1, 1, 4), chips_per_server=4),
+        _topology("trn3-sled", *_SLED, (1, 1, 4), chips_per_server=4),
         # trn3-arch.rst: "four servers with 16"; figure trn3-ultraserver-gen1.png: servers 0 and 1
         # hang on one switch, 2 and 3 on the other. We call the two halves racks as in Gen2.
-        _topology("trn3-gen1", TRAINIUM3, _SWITCHED, (2, 2, 16), chips_per_server=16),
-        _topology("trn3-gen2", TRAINIUM3, _SWITCHED, _GEN2_SHAPE, chips_per_server=4),
-        _topology("trn2-chip", TRAINIUM2, _TORUS, (1, 1, 1), chips_per_server=1),
+        _topology(
+            "trn3-gen1", TRAINIUM3, TRN3_GEN1_SERVER, _SWITCHED, (2, 2, 16), chips_per_server=16
+        ),
+        _topology("trn3-gen2", *_SLED, _GEN2_SHAPE, chips_per_server=4),
+        _topology("trn2-chip", *_INSTANCE, (1, 1, 1), chips_per_server=1),
         # trn2-arch.rst: 16 chips in "4x4, 2D Torus"; an UltraServer is four such instances.
-        _topology("trn2-instance", TRAINIUM2, _TORUS, (1, 4, 4), chips_per_server=16),
-        _topology("trn2-ultraserver", TRAINIUM2, _TORUS, (4, 4, 4), chips_per_server=16),
-        _topology("trn1-chip", TRAINIUM1, _TORUS, (1, 1, 1), chips_per_server=1),
+        _topology("trn2-instance", *_INSTANCE, (1, 4, 4), chips_per_server=16),
+        _topology("trn2-ultraserver", *_INSTANCE, (4, 4, 4), chips_per_server=16),
+        _topology("trn1-chip", TRAINIUM1, TRN1_2XLARGE, _TORUS, (1, 1, 1), chips_per_server=1),
     )
 }
 
@@ -201,8 +290,14 @@ def _ultracluster(name: str, num_chips: int) -> Topology:
     """Gen2 UltraServers filled one after another (our inference: AWS publishes no layout)."""
     ultraservers = -(-num_chips // math.prod(_GEN2_SHAPE))
     shape = (ultraservers, *_GEN2_SHAPE)
-    full = _topology(name, TRAINIUM3, ("ultraserver", *_SWITCHED), shape, chips_per_server=4)
+    axes = ("ultraserver", *_SWITCHED)
+    full = _topology(name, TRAINIUM3, TRN3_GEN2_SLED, axes, shape, chips_per_server=4)
     return dataclasses.replace(full, num_chips=num_chips)
+
+
+def topology_names() -> tuple[str, ...]:
+    """What `get_topology` knows; `<chips>` in the last one stands for a positive number."""
+    return (*_KNOWN, "trn3-ultracluster:<chips>")
 
 
 def get_topology(name: str, lnc: int = 1) -> Topology:
@@ -229,5 +324,4 @@ def get_topology(name: str, lnc: int = 1) -> Topology:
     cluster = re.fullmatch(r"trn3-ultracluster:([1-9][0-9]*)", name)
     if cluster:
         return dataclasses.replace(_ultracluster(name, int(cluster[1])), lnc=lnc)
-    known = ", ".join([*_KNOWN, "trn3-ultracluster:<chips>"])
-    raise ValueError(f"unknown topology {name!r}; known: {known}")
+    raise ValueError(f"unknown topology {name!r}; known: {', '.join(topology_names())}")

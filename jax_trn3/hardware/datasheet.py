@@ -1,0 +1,137 @@
+"""The datasheet of a machine: every number in it as a row, and the machine with one changed.
+
+A path names a number from the machine down: `tensor.clock_hz` of a core,
+`chip.core.vector.elements_per_cycle[4x]` of a topology.
+"""
+
+import dataclasses
+import difflib
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from .figure import Figure, Table, unit_of_name
+
+_Machine = TypeVar("_Machine")
+_SEGMENT = re.compile(r"\.?(\w+)|\[([^\[\]]+)\]")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One number of a machine."""
+
+    path: str
+    """Where it is in the machine."""
+
+    value: float
+    """What it is: an `int`, a `float`, or a `bool` where the unit is "flag"."""
+
+    unit: str
+    """What it counts; of a plain number, what the name of its field promises, or nothing."""
+
+    confidence: str
+    """As of a `Figure`; "own" for a plain number that the user put there, or that counts what the
+    user asked for."""
+
+    source: str
+    """As of a `Figure`; empty for a plain number."""
+
+    low: float
+    """Lowest plausible value."""
+
+    high: float
+    """Highest plausible value."""
+
+
+def rows(machine: object) -> Iterator[Row]:
+    """Every number in a topology, a chip, a core, or any other frozen dataclass, in the order of
+    the fields. Names and what is None are left out.
+
+    >>> from jax_trn3.hardware import NEURON_CORE_V4
+    >>> row = next(row for row in rows(NEURON_CORE_V4) if row.path == "tensor.clock_hz")
+    >>> row.value, row.unit, row.confidence
+    (2400000000, 'Hz', 'published')
+    """
+    return _rows(machine, "")
+
+
+def _rows(value: object, path: str) -> Iterator[Row]:
+    for segment, child in _children(value):
+        yield from _rows(child, path + segment if path else segment.removeprefix("."))
+    if isinstance(value, Figure):
+        yield _figure_row(value, path)
+    elif isinstance(value, int | float):
+        unit = "flag" if isinstance(value, bool) else unit_of_name(_field(path)) or ""
+        yield Row(path, value, unit, "own", "", value, value)
+
+
+def _children(value: object) -> Iterator[tuple[str, object]]:
+    if dataclasses.is_dataclass(value):
+        for field in dataclasses.fields(value):
+            yield f".{field.name}", getattr(value, field.name)
+    elif isinstance(value, Mapping):
+        for key, child in value.items():
+            yield f"[{key}]", child
+    elif isinstance(value, tuple):
+        for index, child in enumerate(value):
+            yield f"[{index}]", child
+
+
+def _figure_row(figure: Any, path: str) -> Row:
+    plain = float(figure) if isinstance(figure, float) else int(figure)
+    value = bool(plain) if figure.unit == "flag" else plain
+    return Row(path, value, figure.unit, figure.confidence, figure.source, figure.low, figure.high)
+
+
+def _field(path: str) -> str:
+    """The last field in a path: what its name says of units holds for keys and indices, too."""
+    return path.partition("[")[0].rpartition(".")[2]
+
+
+def extrapolated_figures(machine: object) -> tuple[Row, ...]:
+    """The numbers nobody published for this generation, each with its band: what a sensitivity
+    report varies."""
+    return tuple(row for row in rows(machine) if row.confidence == "extrapolated")
+
+
+def with_figure(machine: _Machine, path: str, value: float) -> _Machine:
+    """The machine with another number at a path; what is derived from it follows.
+
+    **Arguments:**
+
+    - `machine`: A topology, a chip, a core, or any other frozen dataclass.
+    - `path`: As in a `Row`.
+    - `value`: The number. Where an `int` stands it must be a whole one.
+
+    **Raises:** `ValueError` for a path that leads to no number, naming the nearest ones, and for
+    a fraction where a whole number stands.
+
+    >>> from jax_trn3.hardware import NEURON_CORE_V4
+    >>> with_figure(NEURON_CORE_V4, "sbuf_partition_bytes", 512 * 1024).sbuf_bytes // 1024**2
+    64
+    """
+    known = {row.path: row for row in rows(machine)}
+    if path not in known:
+        near = difflib.get_close_matches(path, known, n=3, cutoff=0.0)
+        raise ValueError(f"no number at {path!r}; the nearest: {', '.join(near)}")
+    if isinstance(known[path].value, int):
+        if value != int(value):
+            raise ValueError(f"{path} is a whole number ({known[path].value}), not {value!r}")
+        value = int(value)
+    if known[path].unit == "flag":
+        value = bool(value)
+    segments = [name or key for name, key in _SEGMENT.findall(path)]
+    return _replace(machine, segments, value)
+
+
+def _replace(value: Any, segments: list[str], new: float) -> Any:
+    if not segments:
+        return new
+    first, *rest = segments
+    if isinstance(value, Mapping):
+        return Table({**value, first: _replace(value[first], rest, new)})
+    if isinstance(value, tuple):
+        index = int(first)
+        return (*value[:index], _replace(value[index], rest, new), *value[index + 1 :])
+    return dataclasses.replace(value, **{first: _replace(getattr(value, first), rest, new)})
