@@ -1,5 +1,9 @@
 """Pure functions on arrays: MX formats, scale rules, quantization, the hardware's layout."""
 
+from .blocks import block_count as block_count
+from .blocks import canonical_axis as canonical_axis
+from .blocks import check_block_size as check_block_size
+from .float_bits import FLOAT_DTYPES as FLOAT_DTYPES
 from .formats import BLOCK_SIZE as BLOCK_SIZE
 from .formats import ELEMENT_FORMATS as ELEMENT_FORMATS
 from .formats import MXFP4_E2M1 as MXFP4_E2M1
@@ -21,11 +25,11 @@ from .hardware_layout import to_quads as to_quads
 from .hardware_layout import unpack_x4 as unpack_x4
 from .mx_array import MXArray as MXArray
 from .quantize import ROUNDINGS as ROUNDINGS
-from .quantize import canonical_axis as canonical_axis
 from .quantize import dequantize as dequantize
 from .quantize import quantize as quantize
 from .quantize import quantize_dequantize as quantize_dequantize
 from .scale_rules import SCALE_RULES as SCALE_RULES
+from .scale_rules import check_scale_rule as check_scale_rule
 from .sparsity import SPARSITY_PATTERNS as SPARSITY_PATTERNS
 from .sparsity import NMSparse as NMSparse
 from .sparsity import pack_sparse as pack_sparse

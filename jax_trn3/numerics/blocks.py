@@ -1,8 +1,32 @@
 """Blocks along an axis: [..., n, ...] as [..., blocks, block_size, ...] and back."""
 
+import operator
+
 import jax
 import jax.numpy as jnp
 from jax import lax
+
+
+def canonical_axis(axis: int, ndim: int, name: str = "axis") -> int:
+    """`axis`, which may count from the end, as a number from 0 on.
+
+    Raises:
+      ValueError: an array of `ndim` dimensions has no such axis; `name` is what it is called.
+    """
+    index = operator.index(axis)
+    if not -ndim <= index < ndim:
+        raise ValueError(
+            f"{name} {axis} of an array of {ndim} dimensions; allowed are {-ndim}..{ndim - 1}"
+            if ndim
+            else f"{name} {axis} of a scalar; at least one dimension is needed"
+        )
+    return index % ndim
+
+
+def check_block_size(block_size: int) -> None:
+    """Raises ValueError if no block has this size."""
+    if operator.index(block_size) < 1:
+        raise ValueError(f"block_size {block_size}; allowed are integers from 1 on (MX: 32)")
 
 
 def block_count(n: int, block_size: int) -> int:

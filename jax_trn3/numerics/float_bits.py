@@ -16,6 +16,9 @@ MIN_NORMAL = 1 << MANTISSA_BITS
 INFINITY = 0x7F800000
 NAN = 0x7FC00000
 
+FLOAT_DTYPES = ("float32", "bfloat16", "float16")
+"""Floats that float32 holds exactly, by name: what MX is defined from, and the engines take."""
+
 
 def float_of(bits: jax.Array) -> jax.Array:
     """float32 with these bits."""

@@ -95,13 +95,16 @@ ELEMENT_FORMATS = (MXFP8_E4M3, MXFP8_E5M2, MXFP6_E3M2, MXFP6_E2M3, MXFP4_E2M1, M
 """All formats of MX v1.0."""
 
 _BY_DTYPE = {f.dtype: f for f in ELEMENT_FORMATS}
-_BY_NAME = {f.name: f for f in ELEMENT_FORMATS} | {f.dtype.name: f for f in ELEMENT_FORMATS}
+_SHORT_NAMES = {"mxfp8": MXFP8_E4M3, "mxfp4": MXFP4_E2M1}
+_BY_NAME = (
+    {f.name: f for f in ELEMENT_FORMATS} | {f.dtype.name: f for f in ELEMENT_FORMATS} | _SHORT_NAMES
+)
 
 
 def element_format(format: Any) -> ElementFormat:
     """The format of a dtype (jnp.float8_e4m3fn), a dtype's name or an MX name ("mxfp8_e4m3").
 
-    An ElementFormat is returned as it is.
+    "mxfp8" is MXFP8 E4M3, "mxfp4" MXFP4 E2M1. An ElementFormat is returned as it is.
 
     Raises:
       ValueError: nothing of MX v1.0 has this name or dtype.
@@ -113,5 +116,6 @@ def element_format(format: Any) -> ElementFormat:
     try:
         return _BY_DTYPE[np.dtype(format)]
     except (TypeError, KeyError):
-        allowed = ", ".join(f"{f.name} (dtype {f.dtype.name})" for f in ELEMENT_FORMATS)
+        names = [f"{f.name} (dtype {f.dtype.name})" for f in ELEMENT_FORMATS]
+        allowed = ", ".join([*names, *_SHORT_NAMES])
         raise ValueError(f"unknown MX format {format!r}; allowed are {allowed}") from None

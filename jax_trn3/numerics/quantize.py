@@ -5,17 +5,25 @@ exponents, so nothing is rounded twice and no subnormal is flushed. All function
 apart from the largest magnitude of each block, and compile to two passes over the array.
 """
 
-import operator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from .blocks import block_count, block_max, merge_blocks, split_blocks, to_block_axis
+from .blocks import (
+    block_count,
+    block_max,
+    canonical_axis,
+    check_block_size,
+    merge_blocks,
+    split_blocks,
+    to_block_axis,
+)
 from .float_bits import (
     BIAS,
     EXPONENT_MASK,
+    FLOAT_DTYPES,
     MAGNITUDE_MASK,
     MANTISSA_BITS,
     MIN_NORMAL,
@@ -32,8 +40,6 @@ from .scale_rules import NAN_BYTE, check_scale_rule, scale_bytes
 
 ROUNDINGS = ("nearest_even", "stochastic")
 """Allowed values of `rounding`."""
-
-_FLOATS = ("float32", "bfloat16", "float16")
 
 
 def quantize(
@@ -97,8 +103,8 @@ def dequantize(
     """
     fmt = element_format(data.dtype if format is None else format)
     out_dtype = _check_float("dtype", dtype)
-    axis = canonical_axis(data, axis)
-    _check_block_size(block_size)
+    axis = canonical_axis(axis, data.ndim)
+    check_block_size(block_size)
     _check_parts(data, scale, axis, fmt, block_size)
     byte = lax.bitcast_convert_type(scale, jnp.uint8).astype(jnp.int32)
     codes = split_blocks(_load(data, fmt), axis, block_size)
@@ -139,8 +145,8 @@ def _blocks(
 ) -> tuple[jax.Array, jax.Array, jax.Array | None, int]:
     """Checks, then: float32 bits in blocks, codes of the scales, random bits in blocks, axis."""
     _check_float("x", x.dtype)
-    axis = canonical_axis(x, axis)
-    _check_block_size(block_size)
+    axis = canonical_axis(axis, x.ndim)
+    check_block_size(block_size)
     check_scale_rule(scale_rule)
     _check_rounding(x, rounding, random_bits)
     bits = split_blocks(float32_bits(x), axis, block_size)
@@ -255,26 +261,9 @@ def _check_float(what: str, dtype: jax.typing.DTypeLike) -> jax.typing.DTypeLike
     name = jnp.dtype(dtype).name
     if name == "float64":
         raise TypeError(f"{what} is float64; cast to float32 first (MX is defined from float32)")
-    if name not in _FLOATS:
-        raise TypeError(f"{what} is {name}; allowed are {', '.join(_FLOATS)}")
+    if name not in FLOAT_DTYPES:
+        raise TypeError(f"{what} is {name}; allowed are {', '.join(FLOAT_DTYPES)}")
     return dtype
-
-
-def canonical_axis(x: jax.Array, axis: int) -> int:
-    """`axis` as a number from 0 on. ValueError if `x` has no such axis."""
-    index = operator.index(axis)
-    if not -x.ndim <= index < x.ndim:
-        raise ValueError(
-            f"axis {axis} of an array of shape {x.shape}; allowed are {-x.ndim}..{x.ndim - 1}"
-            if x.ndim
-            else f"axis {axis} of a scalar; MX blocks need at least one dimension"
-        )
-    return index % x.ndim
-
-
-def _check_block_size(block_size: int) -> None:
-    if operator.index(block_size) < 1:
-        raise ValueError(f"block_size {block_size}; allowed are integers from 1 on (MX: 32)")
 
 
 def _check_rounding(x: jax.Array, rounding: str, random_bits: jax.Array | None) -> None:

@@ -16,7 +16,7 @@ import jax.export
 import jax.numpy as jnp
 from jax import lax
 
-from .blocks import merge_blocks, split_blocks
+from .blocks import block_count, canonical_axis, merge_blocks, split_blocks
 
 SPARSITY_PATTERNS: dict[str, tuple[int, int]] = {
     "4:16": (4, 16),
@@ -197,7 +197,7 @@ def check_sparse(sparse: NMSparse) -> tuple[int, int]:
             f"the axis of an NMSparse counts from the end, -{values.ndim} to -1 for values of "
             f"{values.ndim} dimensions; got {sparse.axis}"
         )
-    kept = -(-sparse.size // m) * n
+    kept = block_count(sparse.size, m) * n
     if values.shape[sparse.axis] != kept:
         raise ValueError(
             f"{sparse.size} elements in the pattern {sparse.pattern} have {kept} values along "
@@ -211,9 +211,7 @@ def _checked(x: Any, axis: int) -> tuple[jax.Array, int]:
     x = jnp.asarray(x)
     if not (jnp.issubdtype(x.dtype, jnp.floating) or jnp.issubdtype(x.dtype, jnp.integer)):
         raise TypeError(f"only real numbers have an order of magnitude; got {x.dtype}")
-    if not -x.ndim <= axis < x.ndim:
-        raise ValueError(f"axis {axis} is not one of an array of the shape {list(x.shape)}")
-    return x, axis % x.ndim
+    return x, canonical_axis(axis, x.ndim)
 
 
 def _magnitudes(x: jax.Array) -> jax.Array:

@@ -13,9 +13,11 @@ import numpy as np
 from jax import lax
 from jax.typing import ArrayLike
 
+from jax_trn3.numerics import FLOAT_DTYPES
+
 from .attention_primitives import bind_attention
 
-_DTYPES = ("float32", "bfloat16", "float16", "float64")
+_DTYPES = (*FLOAT_DTYPES, "float64")
 _PRECISIONS = (None, "default", "mxfp8")
 
 

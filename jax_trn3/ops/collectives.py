@@ -31,12 +31,9 @@ from jax._src import config
 from jax._src.lax import parallel
 from jax.extend.core import Primitive
 
-from jax_trn3.numerics.scale_rules import check_scale_rule
+from jax_trn3.numerics import FLOAT_DTYPES, canonical_axis, check_scale_rule, element_format
 
 from . import mx_collectives as mx
-from .wire import wire_format_name
-
-_DTYPES = ("float32", "bfloat16", "float16")
 
 
 def psum(
@@ -98,7 +95,7 @@ def all_gather(
     shared = _wire(axis_name, axis_index_groups, wire_format, scale_rule)
 
     def gather(leaf: jax.Array, residual: Any) -> Any:
-        index = _dimension("axis", axis, leaf.ndim + (not tiled))
+        index = canonical_axis(axis, leaf.ndim + (not tiled))
         params = shared | {"axis": index, "tiled": tiled, "to": to}
         return _bind(mx.all_gather_p, leaf, residual, params)
 
@@ -128,7 +125,7 @@ def psum_scatter(
     shared = _wire(axis_name, axis_index_groups, wire_format, scale_rule)
 
     def scatter(leaf: jax.Array, residual: Any) -> Any:
-        index = _dimension("scatter_dimension", scatter_dimension, leaf.ndim)
+        index = canonical_axis(scatter_dimension, leaf.ndim, "scatter_dimension")
         _check_split("scatter_dimension", leaf, index, shared["size"], tiled)
         params = shared | {"scatter_dimension": index, "tiled": tiled}
         return _bind(mx.psum_scatter_p, leaf, residual, params)
@@ -164,8 +161,8 @@ def all_to_all(
     shared = _wire(axis_name, axis_index_groups, wire_format, scale_rule)
 
     def exchange(leaf: jax.Array, residual: Any) -> Any:
-        split = _dimension("split_axis", split_axis, leaf.ndim)
-        concat = _dimension("concat_axis", concat_axis, leaf.ndim)
+        split = canonical_axis(split_axis, leaf.ndim, "split_axis")
+        concat = canonical_axis(concat_axis, leaf.ndim, "concat_axis")
         _check_split("split_axis", leaf, split, shared["size"], tiled)
         params = shared | {"split_axis": split, "concat_axis": concat, "tiled": tiled}
         return _bind(mx.all_to_all_p, leaf, residual, params)
@@ -245,7 +242,7 @@ def _wire(axis_name: Any, groups: Any, wire_format: Any, scale_rule: str | None)
         "axis_name": names if len(names) > 1 else names[0],
         "axis_index_groups": _groups(groups),
         "size": lax.axis_size(names) if groups is None else len(groups[0]),
-        "wire_format": wire_format_name(wire_format),
+        "wire_format": element_format(wire_format).name,
         "scale_rule": rule,
     }
 
@@ -277,15 +274,15 @@ def _bind(
     primitive: Primitive, x: jax.Array, residual: Any, params: dict[str, Any], *others: jax.Array
 ) -> Any:
     """The result, or (result, new residual)."""
-    if x.dtype.name not in _DTYPES:
+    if x.dtype.name not in FLOAT_DTYPES:
         raise TypeError(
-            f"a wire_format is for {', '.join(_DTYPES)}; got {x.dtype}: cast it, or send it with "
-            "wire_format=None"
+            f"a wire_format is for {', '.join(FLOAT_DTYPES)}; got {x.dtype}: cast it, or send it "
+            "with wire_format=None"
         )
     operand = x
     if residual is not None:
         residual = jnp.asarray(residual)
-        if residual.shape != x.shape or residual.dtype.name not in _DTYPES:
+        if residual.shape != x.shape or residual.dtype.name not in FLOAT_DTYPES:
             raise ValueError(
                 f"the residual must be a float of the operand's shape {list(x.shape)}; got "
                 f"{residual.dtype}{list(residual.shape)}"
@@ -295,12 +292,6 @@ def _bind(
     dtype, feedback = x.dtype.name, residual is not None
     results = primitive.bind(operand, *others, dtype=dtype, feedback=feedback, batch=0, **params)
     return (results[0], results[1].astype(residual.dtype)) if feedback else results[0]
-
-
-def _dimension(what: str, index: int, ndim: int) -> int:
-    if not -ndim <= operator.index(index) < ndim:
-        raise ValueError(f"{what} {index} is not one of {ndim} dimensions")
-    return operator.index(index) % ndim
 
 
 def _check_split(what: str, x: jax.Array, axis: int, size: int, tiled: bool) -> None:

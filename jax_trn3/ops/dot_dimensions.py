@@ -6,6 +6,8 @@ import operator
 from collections.abc import Sequence
 from typing import Any
 
+from jax._src.interpreters import batching
+
 Dims = tuple[int, ...]
 DimensionNumbers = tuple[tuple[Dims, Dims], tuple[Dims, Dims]]
 
@@ -58,6 +60,17 @@ def batched(
     if rhs_dim is None:
         return numbers, len(lhs_batch) + lhs_free.index(lhs_dim)
     return numbers, 0
+
+
+def batched_sharding(axis_data: Any, out_sharding: Any, out_dim: int) -> Any:
+    """The out_sharding of a product that vmap gives one more dimension, at `out_dim`."""
+    if out_sharding is None:
+        return None
+    # A spec may end early; JAX 0.10 inserts into it as it is.
+    partitions = out_sharding.spec.partitions
+    partitions += (None,) * (out_dim - len(partitions))
+    full = out_sharding.update(spec=out_sharding.spec.update(partitions=partitions))
+    return batching.get_sharding_for_vmap(axis_data, full, out_dim)
 
 
 def _moved(dims: Dims, new: int | None) -> Dims:

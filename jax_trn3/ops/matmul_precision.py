@@ -24,9 +24,6 @@ from .mx_dot import mx_dot_general
 from .precision_setting import as_written, current, keep_scopes
 from .whole import define
 
-_FLOATS = (jnp.float32, jnp.bfloat16, jnp.float16)
-_FORMATS = {"mxfp8": "mxfp8_e4m3", "mxfp4": "mxfp4_e2m1"}
-
 # What a product means: (precision, parameters of the primitive, lhs, rhs) -> float32.
 Product = Callable[..., jax.Array]
 
@@ -85,7 +82,7 @@ def _follows_setting(context: mlir.LoweringRuleContext, precision: Any) -> bool:
     has_work = all(math.prod(aval.shape) for aval in avals)
     return (
         has_work
-        and all(aval.dtype in _FLOATS for aval in avals)
+        and all(aval.dtype.name in numerics.FLOAT_DTYPES for aval in avals)
         and precision in (None, lax.DotAlgorithmPreset.DEFAULT, (lax.Precision.DEFAULT,) * 2)
     )
 
@@ -95,14 +92,13 @@ def _dot(precision: str, params: dict[str, Any], lhs: Any, rhs: Any) -> jax.Arra
     if precision == "bf16":
         (out,) = bf16_dot_general_p.bind(lhs, rhs, dimension_numbers=dimension_numbers)
         return out
-    format = _FORMATS[precision]
     return mx_dot_general(
         lhs,
         rhs,
         dimension_numbers,
         preferred_element_type=jnp.float32,
-        lhs_dtype=format,
-        rhs_dtype=format,
+        lhs_dtype=precision,
+        rhs_dtype=precision,
     )
 
 
@@ -122,7 +118,8 @@ def _conv(precision: str, params: dict[str, Any], lhs: Any, rhs: Any) -> jax.Arr
     if precision == "bf16":
         (out,) = bf16_conv_general_dilated_p.bind(lhs, rhs, **window)
         return out
-    (out,) = mx_conv_general_dilated_p.bind(lhs, rhs, **window, format=_FORMATS[precision])
+    format = numerics.element_format(precision).name
+    (out,) = mx_conv_general_dilated_p.bind(lhs, rhs, **window, format=format)
     return out
 
 

@@ -17,21 +17,18 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax._src import core
-from jax._src.interpreters import batching
 from jax._src.lax.lax import canonicalize_precision
 from jax._src.sharding_impls import canonicalize_sharding
-from jax.interpreters import ad
+from jax.interpreters import ad, batching
 
 from jax_trn3 import numerics
-from jax_trn3.numerics import MXArray
+from jax_trn3.numerics import FLOAT_DTYPES, MXArray
 
 from . import dot_dimensions
 from .block_sharding import check_block_sharding
 from .dot_dimensions import DimensionNumbers
 from .quantize import dequantize_mx, match_batch_dimensions
 from .whole import define
-
-_RESULT_DTYPES = ("float32", "bfloat16", "float16")
 
 
 def mx_dot_general(
@@ -85,13 +82,16 @@ def mx_dot_general(
     numbers = dot_dimensions.canonical(dimension_numbers)
     lhs, rhs = (x if isinstance(x, MXArray) else jnp.asarray(x) for x in (lhs, rhs))
     is_exact = _is_exact(precision)
+    formats = [_format_name(dtype) for dtype in (lhs_dtype, rhs_dtype, gradient_dtype)]
+    numerics.check_scale_rule(scale_rule)
+    numerics.check_block_size(block_size)
     out_sharding = canonicalize_sharding(out_sharding, "mx_dot_general")
     if all(is_exact):
         left, right = (dequantize_mx(x) if isinstance(x, MXArray) else x for x in (lhs, rhs))
         return lax.dot_general(
             left, right, numbers, precision, preferred_element_type, out_sharding=out_sharding
         )
-    sides = ("lhs", lhs, lhs_dtype, is_exact[0]), ("rhs", rhs, rhs_dtype, is_exact[1])
+    sides = ("lhs", lhs, formats[0], is_exact[0]), ("rhs", rhs, formats[1], is_exact[1])
     (left, *lhs_scale), lhs_format = _operand(*sides[0], numbers[0][0], block_size)
     (right, *rhs_scale), rhs_format = _operand(*sides[1], numbers[0][1], block_size)
     dtype = _result_dtype(lhs, rhs, numbers, preferred_element_type)
@@ -100,7 +100,7 @@ def mx_dot_general(
         dimension_numbers=numbers,
         lhs_format=lhs_format,
         rhs_format=rhs_format,
-        gradient_format=_format_name(gradient_dtype),
+        gradient_format=formats[2],
         lhs_is_mx=bool(lhs_scale),
         rhs_is_mx=bool(rhs_scale),
         scale_rule=scale_rule,
@@ -129,16 +129,21 @@ def _format_name(dtype: Any) -> str | None:
 
 
 def _operand(
-    side: str, x: Any, dtype: Any, is_exact: bool, contracting: Sequence[int], block_size: int
+    side: str,
+    x: Any,
+    format: str | None,
+    is_exact: bool,
+    contracting: Sequence[int],
+    block_size: int,
 ) -> tuple[tuple[Any, ...], str | None]:
     """The operand's array, with its scales if it is an MXArray, and its format."""
     if not isinstance(x, MXArray):
-        if x.dtype.name not in _RESULT_DTYPES:
+        if x.dtype.name not in FLOAT_DTYPES:
             raise TypeError(
-                f"{side} is {x.dtype}; mx_dot_general takes {', '.join(_RESULT_DTYPES)} or an "
+                f"{side} is {x.dtype}; mx_dot_general takes {', '.join(FLOAT_DTYPES)} or an "
                 "MXArray (with precision=HIGHEST what lax.dot_general takes)"
             )
-        return (x,), None if is_exact else _format_name(dtype)
+        return (x,), None if is_exact else format
     if is_exact:
         return (dequantize_mx(x),), None
     axis = dot_dimensions.block_axis(x.shape, contracting, block_size)
@@ -155,10 +160,10 @@ def _operand(
 
 def _result_dtype(lhs: Any, rhs: Any, numbers: DimensionNumbers, preferred: Any) -> str:
     """lax.dot_general's result dtype; with its errors for shapes that don't match."""
-    if preferred is not None and jnp.dtype(preferred).name not in _RESULT_DTYPES:
+    if preferred is not None and jnp.dtype(preferred).name not in FLOAT_DTYPES:
         raise TypeError(
             f"preferred_element_type={jnp.dtype(preferred).name}; allowed are "
-            f"{', '.join(_RESULT_DTYPES)}"
+            f"{', '.join(FLOAT_DTYPES)}"
         )
     plain = [jnp.asarray(x).dtype for x in (lhs, rhs) if not isinstance(x, MXArray)]
     dtype = plain[0] if plain else jnp.dtype(jnp.float32)
@@ -355,9 +360,7 @@ def _batch(
     numbers, out_dim = dot_dimensions.batched(
         parameters["dimension_numbers"], (lhs.ndim, rhs.ndim), (places[0][0], places[1][0])
     )
-    out_sharding = parameters["out_sharding"]
-    if out_sharding is not None:
-        out_sharding = batching.get_sharding_for_vmap(axis_data, out_sharding, out_dim)
+    out_sharding = dot_dimensions.batched_sharding(axis_data, parameters["out_sharding"], out_dim)
     out = mx_dot_general_p.bind(
         lhs,
         rhs,

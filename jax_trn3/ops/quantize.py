@@ -39,7 +39,7 @@ def quantize_mx(
       x: float32, bfloat16 or float16 of at least one dimension.
       axis: the dimension cut into blocks; the last block may be shorter.
       dtype: the elements': float8_e4m3fn, float8_e5m2, float6_e3m2fn, float6_e2m3fn,
-        float4_e2m1fn, int8, or the format's name ("mxfp8_e4m3").
+        float4_e2m1fn, int8, or the format's name ("mxfp8_e4m3"; "mxfp8" for short, "mxfp4").
       block_size: elements that share a scale.
       scale_rule: "ocp", "neuron", "rceil", "ceil" or "even"; numerics/scale_rules.py defines them.
       rounding: "nearest_even" or "stochastic".
@@ -118,7 +118,7 @@ def _quantizer(
         )
     random_bits = () if key is None else (jax.random.bits(key, x.shape, jnp.uint32),)
     parameters = {
-        "axis": numerics.canonical_axis(x, axis),
+        "axis": numerics.canonical_axis(axis, x.ndim),
         "format": numerics.element_format(dtype).name,
         "block_size": block_size,
         "scale_rule": scale_rule,

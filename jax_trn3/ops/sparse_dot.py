@@ -6,15 +6,14 @@ Tensor Engine reads only the values that are kept. The decomposition unpacks and
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Sequence
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax._src.sharding_impls import canonicalize_sharding
 from jax.interpreters import ad, batching
-from jax.sharding import NamedSharding, PartitionSpec
 
 from jax_trn3.numerics.sparsity import (
     NMSparse,
@@ -24,9 +23,10 @@ from jax_trn3.numerics.sparsity import (
     unpack_sparse,
 )
 
-from . import whole
-
-_Dims = tuple[tuple[tuple[int, ...], tuple[int, ...]], tuple[tuple[int, ...], tuple[int, ...]]]
+from . import dot_dimensions
+from .dot_dimensions import DimensionNumbers
+from .quantize import match_batch_dimensions
+from .whole import define
 
 
 def sparse_dot_general(
@@ -66,7 +66,7 @@ def sparse_dot_general(
       ValueError: both operands are NMSparse, or neither is and there is no pattern; an unknown
         pattern, or another than the operand's; nothing is contracted along the sparse axis.
     """
-    dims = _canonical(dimension_numbers)
+    dims = dot_dimensions.canonical(dimension_numbers)
     side = _sparse_side(lhs, rhs, pattern, sparse_operand)
     dense, operand = (rhs, lhs) if side == "lhs" else (lhs, rhs)
     contracting = dims[0][side == "rhs"]
@@ -92,7 +92,7 @@ def sparse_dot_general(
         dimension_numbers=dims,
         precision=precision,
         preferred_element_type=_dtype(preferred_element_type),
-        out_sharding=out_sharding,
+        out_sharding=canonicalize_sharding(out_sharding, "sparse_dot_general"),
     )
     return product
 
@@ -121,15 +121,6 @@ def _sparse_side(lhs: Any, rhs: Any, pattern: str | None, wanted: str | None) ->
     return side
 
 
-def _canonical(dimension_numbers: Any) -> _Dims:
-    (lhs_contract, rhs_contract), (lhs_batch, rhs_batch) = dimension_numbers
-
-    def ints(dims: Any) -> tuple[int, ...]:
-        return tuple(map(operator.index, dims))
-
-    return (ints(lhs_contract), ints(rhs_contract)), (ints(lhs_batch), ints(rhs_batch))
-
-
 def _dtype(dtype: Any) -> str | None:
     """By name: what a composite's attribute can be."""
     return None if dtype is None else jnp.dtype(dtype).name
@@ -144,7 +135,7 @@ def _sparse_dot_general(
     pattern: str,
     axis: int,
     size: int,
-    dimension_numbers: _Dims,
+    dimension_numbers: DimensionNumbers,
     precision: Any,
     preferred_element_type: str | None,
     out_sharding: Any,
@@ -162,7 +153,7 @@ def _sparse_dot_general(
     return (product,)
 
 
-sparse_dot_general_p = whole.define("sparse_dot_general", _sparse_dot_general)
+sparse_dot_general_p = define("sparse_dot_general", _sparse_dot_general)
 
 
 def _jvp(primals: Sequence[Any], tangents: Sequence[Any], **params: Any) -> Any:
@@ -200,61 +191,30 @@ def _transpose(
 
 
 def _batch(
-    arrays: Sequence[Any],
-    dims: Sequence[int | None],
-    *,
-    sparse_operand: str,
-    dimension_numbers: _Dims,
-    out_sharding: Any,
-    **params: Any,
+    axis_data: Any, operands: Sequence[Any], dims: Sequence[int | None], **parameters: Any
 ) -> Any:
     """A dimension that both operands have is a batch dimension; otherwise it is a free one."""
-    mapped_size = next(x.shape[d] for x, d in zip(arrays, dims) if d is not None)
-    dense, values, indices = (
-        x if d is None else jnp.moveaxis(x, d, 0) for x, d in zip(arrays, dims)
-    )
-    is_sparse_mapped = dims[1] is not None or dims[2] is not None
-    if is_sparse_mapped and dims[1] is None:
-        values = jnp.broadcast_to(values, (mapped_size, *values.shape))
-    if is_sparse_mapped and dims[2] is None:
-        indices = jnp.broadcast_to(indices, (mapped_size, *indices.shape))
-
-    is_mapped = (dims[0] is not None, is_sparse_mapped)
-    ranks = (dense.ndim, values.ndim)
-    if sparse_operand == "lhs":
-        is_mapped, ranks = is_mapped[::-1], ranks[::-1]
-    contracting, batch = (
-        tuple(tuple(d + mapped for d in side) for side, mapped in zip(sides, is_mapped))
-        for sides in dimension_numbers
-    )
-    lhs_free = ranks[0] - len(contracting[0]) - len(batch[0])
-    if all(is_mapped):
-        out = 0
-        batch = tuple((0, *side) for side in batch)
-    else:
-        out = len(batch[0]) if is_mapped[0] else len(batch[0]) + lhs_free
+    if all(dim is None for dim in dims):
+        return sparse_dot_general_p.bind(*operands, **parameters), [None]
+    (dense, *sparse), (dense_dim, *sparse_dims) = operands, dims
+    sparse_dim = None
+    if sparse_dims != [None, None]:
+        sparse, place = match_batch_dimensions(sparse, sparse_dims)
+        # In front, where it does not move the sparse axis, which counts from the end.
+        sparse, sparse_dim = [jnp.moveaxis(x, place, 0) for x in sparse], 0
+    ndims, places = (dense.ndim, sparse[0].ndim), (dense_dim, sparse_dim)
+    if parameters["sparse_operand"] == "lhs":
+        ndims, places = ndims[::-1], places[::-1]
+    numbers, out_dim = dot_dimensions.batched(parameters["dimension_numbers"], ndims, places)
+    out_sharding = dot_dimensions.batched_sharding(axis_data, parameters["out_sharding"], out_dim)
     products = sparse_dot_general_p.bind(
         dense,
-        values,
-        indices,
-        sparse_operand=sparse_operand,
-        dimension_numbers=(contracting, batch),
-        out_sharding=_with_dimension(out_sharding, out),
-        **params,
+        *sparse,
+        **parameters | {"dimension_numbers": numbers, "out_sharding": out_sharding},
     )
-    return products, [out]
-
-
-def _with_dimension(sharding: Any, index: int) -> Any:
-    """The sharding of a result that has one more dimension, which is not sharded."""
-    if sharding is None:
-        return None
-    if isinstance(sharding, NamedSharding):
-        return NamedSharding(sharding.mesh, _with_dimension(sharding.spec, index))
-    entries = [*sharding, *[None] * (index - len(sharding))]
-    return PartitionSpec(*entries[:index], None, *entries[index:])
+    return products, [out_dim]
 
 
 ad.primitive_jvps[sparse_dot_general_p] = _jvp
 ad.primitive_transposes[sparse_dot_general_p] = _transpose
-batching.primitive_batchers[sparse_dot_general_p] = _batch
+batching.fancy_primitive_batchers[sparse_dot_general_p] = _batch

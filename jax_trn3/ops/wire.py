@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,31 +10,16 @@ from jax import lax
 
 from jax_trn3.numerics import (
     BLOCK_SIZE,
-    ELEMENT_FORMATS,
     SCALE_DTYPE,
     ElementFormat,
+    block_count,
     dequantize,
     element_format,
     quantize,
 )
 
-_SHORT_NAMES = {"mxfp8": "mxfp8_e4m3", "mxfp4": "mxfp4_e2m1"}
-
 # Codes of 8, 6 and 4 bits fill whole bytes 1, 4 and 2 at a time.
 _CODES_IN_A_WORD = {8: 1, 6: 4, 4: 2}
-
-
-def wire_format_name(name: Any) -> str:
-    """The MX name of a format: "mxfp8" (E4M3), "mxfp4", or one of ELEMENT_FORMATS.
-
-    Raises:
-      ValueError: there is no such format.
-    """
-    try:
-        return element_format(_SHORT_NAMES.get(name, name) if isinstance(name, str) else name).name
-    except ValueError:
-        names = ", ".join([*_SHORT_NAMES, *(format.name for format in ELEMENT_FORMATS)])
-        raise ValueError(f"unknown wire_format {name!r}; allowed are None, {names}") from None
 
 
 def encode(messages: jax.Array, format: str, scale_rule: str) -> jax.Array:
@@ -48,8 +32,7 @@ def encode(messages: jax.Array, format: str, scale_rule: str) -> jax.Array:
 def decode(message: jax.Array, n: int, format: str) -> jax.Array:
     """The float32 values [..., n] of `encode`'s bytes."""
     fmt = element_format(format)
-    blocks = -(-n // BLOCK_SIZE)
-    split = message.shape[-1] - blocks
+    split = message.shape[-1] - block_count(n, BLOCK_SIZE)
     data = _unpack(message[..., :split], n, fmt)
     scale = lax.bitcast_convert_type(message[..., split:], SCALE_DTYPE)
     return dequantize(data, scale, -1, fmt, BLOCK_SIZE)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import ml_dtypes
@@ -141,16 +143,16 @@ def test_prints_itself() -> None:
 
 
 @pytest.mark.parametrize("pattern", ["3:4", "2:16", "", (2, 4)])
-def test_unknown_pattern(pattern: object) -> None:
+def test_unknown_pattern(pattern: Any) -> None:
     with pytest.raises(ValueError, match="unknown sparsity pattern.*4:16, 4:12.*1:2"):
-        prune(jnp.ones(4), pattern)  # type: ignore[arg-type]
+        prune(jnp.ones(4), pattern)
 
 
 def test_bad_arguments() -> None:
     for x in (jnp.ones(4, bool), jnp.ones(4, jnp.complex64)):
         with pytest.raises(TypeError, match="real numbers"):
             pack_sparse(x, "2:4")
-    with pytest.raises(ValueError, match=r"axis 2 is not one of .*\[4, 4\]"):
+    with pytest.raises(ValueError, match="axis 2 of an array of 2 dimensions"):
         prune(jnp.ones((4, 4)), "2:4", 2)
     with pytest.raises(ValueError, match="axis"):
         prune(jnp.float32(1), "2:4")

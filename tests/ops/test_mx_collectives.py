@@ -142,7 +142,7 @@ def test_psum_within_its_bound(
     devices = x.astype(np.float64).reshape(2, 4, *shape)
     over = {ROW: 1, "y": 0, ALL: (0, 1)}[axes]
     exact = devices.sum(over).reshape(result.shape)
-    fmt = wire.element_format(wire.wire_format_name(format))
+    fmt = wire.element_format(format)
     step = 2.0**-fmt.mantissa_bits  # of 2^emax, which is at most amax; half of it, twice at most
     biggest = np.abs(devices).sum(over).max() * 2
     bound = step * biggest + (2.0**-8 if dtype == "bfloat16" else 0) * biggest
@@ -323,7 +323,7 @@ def test_bad_arguments() -> None:
         (
             lambda x: c.psum(x, ROW, wire_format="fp8"),
             ValueError,
-            "unknown wire_format 'fp8'.*mxfp8",
+            "unknown MX format 'fp8'.*mxfp8",
         ),
         (
             lambda x: c.psum(x, ROW, wire_format="mxfp8", scale_rule="up"),

@@ -225,7 +225,7 @@ def test_export_of_symbolic_shapes_for_several_platforms() -> None:
         ({"rounding": "stochastic"}, ValueError, "'stochastic' with no key"),
         ({"key": jax.random.key(0)}, ValueError, "'nearest_even' with a key"),
         ({"block_size": 0}, ValueError, "block_size 0"),
-        ({"axis": 3}, ValueError, r"axis 3 of an array of shape \(6, 70, 5\); allowed are -3..2"),
+        ({"axis": 3}, ValueError, "axis 3 of an array of 3 dimensions; allowed are -3..2"),
         ({"x": np.float32(1)}, ValueError, "axis -1 of a scalar"),
     ],
 )
@@ -239,8 +239,9 @@ def test_errors(
 
 def test_errors_of_dequantize_mx() -> None:
     mx = quantize_mx(X)
+    no_mx_array: Any = X
     with pytest.raises(TypeError, match="allowed is an MXArray"):
-        dequantize_mx(X)  # type: ignore[arg-type]
+        dequantize_mx(no_mx_array)
     with pytest.raises(TypeError, match="dtype is int32"):
         dequantize_mx(mx, jnp.int32)
     with pytest.raises(ValueError, match="scale has the shape"):
