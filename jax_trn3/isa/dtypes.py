@@ -64,6 +64,8 @@ MX = ("float8_e4m3fn_x4", "float8_e5m2_x4", "float4_e2m1fn_x4")
 INTEGERS = ("int8", "int16", "int32", "uint8", "uint16", "uint32", "bool_")
 FLOATS = (*FP32, *FP16, *FP8)
 PLAIN = (*FLOATS, *INTEGERS)
+ANY = (*PLAIN, "float8_e8m0fnu", *MX)
+INDEX = ("uint16", "uint32", "int32")
 
 
 def dtype_named(name: str) -> DType:

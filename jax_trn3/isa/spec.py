@@ -3,9 +3,32 @@
 `@instruction(...)` enters a function into `TABLE`. The function's body is the instruction's meaning
 in JAX; what the decorator is told are its limits and its price. Calling the result makes an
 `Instruction` for a program, as `nki.isa` does: `nc_matmul(dst, stationary, moving)`.
+
+**A meaning** is a pure function of
+
+- the operands it reads, in the table's order, as arrays of their shapes; None for one left out, the
+  number for an immediate one. A packed operand (x4) is an array with a last axis of 4.
+- the instruction's parameters, keyword-only, enumerations as strings by NKI's names.
+- keyword-only names in `SUPPLIED`, which are no parameters: whoever executes it fills them in.
+  `out`: a `jax.ShapeDtypeStruct` of the operand written; a tuple of them, None for one left out, where
+  the table has several. `previous`: the value under an "accumulate" operand, None where a sum
+  starts. `state`: what the engine remembers, None where it remembers nothing yet.
+
+It returns the value written, a tuple of them for several (one left out is ignored), and with `state`
+a pair of that and the new state. Shapes are those of `out` up to a reshape; dtypes may be wider: the
+executor casts to the operand's type (`dtypes.cast` says how it rounds).
+
+**State** is one of `STATES`: an engine's "accumulators" (one float32 a partition) or "prng" (one row
+of uint32 a partition), of which a meaning sees the rows of its partitions; or the "registers" of the
+sequencers, a dict from name to int32.
+
+**Indirection**: an operand that may be `indirect` has an optional companion `<name>_index` behind all
+others: offsets along its free axis to gather from, or to scatter to (`indirect.py`). A meaning does
+not notice; `Instruction.shape(name)` is the shape that it sees.
 """
 
 import inspect
+import math
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -13,10 +36,18 @@ from typing import Any, Literal
 
 from jax_trn3.hardware import NeuronCore
 
-from .dtypes import PLAIN
+from .dtypes import INDEX, PLAIN
+from .indirect import offsets
 from .operand import Access, Memory
 
 Engine = Literal["tensor", "vector", "scalar", "gpsimd", "sync", "dma", "collective"]
+
+SUPPLIED = ("previous", "out", "state")
+"""Keyword-only arguments of a meaning that whoever executes it supplies."""
+
+State = Literal["accumulators", "prng", "registers"]
+STATES: tuple[State, ...] = ("accumulators", "prng", "registers")
+"""What an engine remembers from one instruction to the next."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +72,13 @@ class Semaphore:
 
 
 @dataclass(frozen=True)
+class Register:
+    """A virtual register of a sequencer: 32 bits, no memory (`register_alloc` and its kin)."""
+
+    name: str
+
+
+@dataclass(frozen=True)
 class Operand:
     """One operand of an instruction and what it may be."""
 
@@ -54,19 +92,54 @@ class Operand:
     scalar: bool = False
     """Whether a Python number may stand in for a tile (immediate operand)."""
 
+    indirect: bool = False
+    """Whether it may be gathered or scattered by offsets in `<name>_index` (NeuronCore-v4)."""
+
+    index_of: str | None = None
+    """The operand whose offsets it holds; a meaning does not get it."""
+
+    quadrant_starts: tuple[int, ...] = ()
+    """Where in a quadrant it may start, if not by the usual rule (scales of MX tiles)."""
+
 
 def reads(
-    name: str, *memories: Memory, dtypes: tuple[str, ...] = PLAIN, **options: bool
+    name: str, *memories: Memory, dtypes: tuple[str, ...] = PLAIN, **options: Any
 ) -> Operand:
     """An operand that is read, from SBUF or PSUM unless `memories` says otherwise."""
     return Operand(name, "read", memories or ("sbuf", "psum"), dtypes, **options)
 
 
 def writes(
-    name: str, *memories: Memory, dtypes: tuple[str, ...] = PLAIN, **options: bool
+    name: str, *memories: Memory, dtypes: tuple[str, ...] = PLAIN, **options: Any
 ) -> Operand:
     """An operand that is written, in SBUF or PSUM unless `memories` says otherwise."""
     return Operand(name, "write", memories or ("sbuf", "psum"), dtypes, **options)
+
+
+@dataclass(frozen=True)
+class DmaWork:
+    """What a transfer asks of the DMA engines and of memory."""
+
+    engine_ps: tuple[int, ...]
+    """Time that each DMA engine of the core is busy, integer picoseconds, by its index."""
+
+    packets: int
+    """Packets that the engines send, all together."""
+
+    bytes: int
+    """Bytes that pass through the engines."""
+
+    bytes_read_hbm: int = 0
+    bytes_written_hbm: int = 0
+
+    mode: str = "none"
+    """Who writes the descriptors: a key of `DmaEngines.issue_ns`."""
+
+    issue_ns: int = 0
+    """Time that the engine which issues the transfer is held, ns."""
+
+    latency_ns: int = 0
+    """Time from its start until the first byte moves, ns."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +157,16 @@ class Work:
 
     hardware_flops: int = 0
     """Those that the array carries out for it: passes and transposes count."""
+
+    array_tile: tuple[int, int, int, int] = ()  # type: ignore[assignment]
+    """Tensor engine: first row and column, rows and columns of the array that it uses, where it was
+    told to leave the rest to others; () is all of it."""
+
+    background: bool = False
+    """Tensor engine: whether it runs beside the instruction before it (v4 transposes)."""
+
+    dma: DmaWork | None = None
+    """What a transfer asks of the DMA engines."""
 
 
 @dataclass(frozen=True)
@@ -118,6 +201,19 @@ class Instruction:
             if known == name:
                 return value
         return default
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of an operand as the meaning sees it: gathered or scattered where it has an index."""
+        access, index = self[name], self.get(f"{name}_index")
+        if not isinstance(index, Access):
+            return access.shape
+        if self.engine.partition(":")[0] == "dma":
+            return (index.elements, *access.shape[1:])
+        return (access.partitions, offsets(index, self.engine))
+
+    def free_size(self, name: str) -> int:
+        """Elements a partition of an operand as the meaning sees it."""
+        return math.prod(self.shape(name)[1:])
 
     @property
     def spec(self) -> "InstructionSpec":
@@ -154,7 +250,16 @@ class InstructionSpec:
     """Generation of NeuronCore that has it first."""
 
     params: tuple[str, ...] = ()
-    """Names of the parameters (keyword-only arguments of the meaning)."""
+    """Names of the parameters (keyword-only arguments of the meaning, but for SUPPLIED)."""
+
+    required: tuple[str, ...] = ()
+    """Parameters that have no default."""
+
+    supplied: tuple[str, ...] = ()
+    """Names out of SUPPLIED that the meaning takes."""
+
+    state: State | None = None
+    """What of the engine's state it reads or changes."""
 
     def __call__(
         self,
@@ -190,9 +295,11 @@ class InstructionSpec:
                 params[operand.name] = value
             else:
                 raise TypeError(f"{self.name}: operand {operand.name} cannot be {value!r}")
+        if missing := [name for name in self.required if name not in params]:
+            raise TypeError(f"{self.name} needs {', '.join(missing)}")
         return Instruction(
             self.name,
-            engine or _default_engine(self.engines[0]),
+            engine or self._default_engine({*given} | {str(v) for v in params.values()}),
             tuple(accesses),
             tuple(sorted(params.items())),
             origin or _caller(),
@@ -202,8 +309,12 @@ class InstructionSpec:
         )
 
 
-def _default_engine(engine: Engine) -> str:
-    return "dma:sync" if engine == "dma" else engine
+    def _default_engine(self, words: set[str]) -> str:
+        """The first engine; of a DMA the queue of the engine that can write its descriptors."""
+        if self.engines[0] != "dma":
+            return self.engines[0]
+        indirect = words & {"swdge", *(o.name for o in self.operands if o.index_of)}
+        return "dma:gpsimd" if indirect else "dma:sync"
 
 
 def _caller() -> Origin:
@@ -225,18 +336,43 @@ def instruction(
     source: str,
     rules: tuple[Rule, ...] = (),
     since: int = 2,
+    state: State | None = None,
 ) -> Callable[[Callable[..., Any]], InstructionSpec]:
-    """Enters the decorated function into the table as an instruction's meaning."""
+    """Enters the decorated function into the table as an instruction's meaning.
+
+    **Raises:** `ValueError` for a name that the table has, or a meaning that breaks the conventions.
+    """
 
     def enter(meaning: Callable[..., Any]) -> InstructionSpec:
-        parameters = inspect.signature(meaning).parameters.values()
-        params = tuple(p.name for p in parameters if p.kind is p.KEYWORD_ONLY)
+        keywords = [
+            p for p in inspect.signature(meaning).parameters.values() if p.kind is p.KEYWORD_ONLY
+        ]
+        own = [p for p in keywords if p.name not in SUPPLIED]
         spec = InstructionSpec(
-            meaning.__name__, engines, operands, meaning, cost, source, rules, since, params
+            meaning.__name__,
+            engines,
+            (*operands, *(_index_of(o) for o in operands if o.indirect)),
+            meaning,
+            cost,
+            source,
+            rules,
+            since,
+            tuple(p.name for p in own),
+            tuple(p.name for p in own if p.default is p.empty),
+            tuple(p.name for p in keywords if p.name in SUPPLIED),
+            state,
         )
+        if ("state" in spec.supplied) != (state is not None):
+            raise ValueError(f"{spec.name}: a meaning takes `state` where the table names one")
         spec.__dict__["__doc__"] = meaning.__doc__
         if TABLE.setdefault(spec.name, spec) is not spec:
             raise ValueError(f"two instructions are called {spec.name}")
         return spec
 
     return enter
+
+
+def _index_of(operand: Operand) -> Operand:
+    return Operand(
+        f"{operand.name}_index", "read", ("sbuf",), INDEX, optional=True, index_of=operand.name
+    )
