@@ -11,7 +11,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from .core import NeuronCore
 from .figure import Figure, Table, unit_of_name
+from .topology import Topology
 
 _Machine = TypeVar("_Machine")
 _SEGMENT = re.compile(r"\.?(\w+)|\[([^\[\]]+)\]")
@@ -31,11 +33,11 @@ class Row:
     """What it counts; of a plain number, what the name of its field promises, or nothing."""
 
     confidence: str
-    """As of a `Figure`; "own" for a plain number that the user put there, or that counts what the
-    user asked for."""
+    """As of a `Figure`; "own" for a plain number, which the user put there or asked for; "derived"
+    for what follows from others."""
 
     source: str
-    """As of a `Figure`; empty for a plain number."""
+    """As of a `Figure`; how it follows for a derived number; empty for an own one."""
 
     low: float
     """Lowest plausible value."""
@@ -135,3 +137,53 @@ def _replace(value: Any, segments: list[str], new: float) -> Any:
         index = int(first)
         return (*value[:index], _replace(value[index], rest, new), *value[index + 1 :])
     return dataclasses.replace(value, **{first: _replace(getattr(value, first), rest, new)})
+
+
+def derived(topology: Topology) -> Iterator[Row]:
+    """What follows from the numbers of a topology: sizes, peaks and totals, with how."""
+    chip, core = topology.chip, topology.chip.core
+    yield _derived("chip.core.sbuf_bytes", core.sbuf_bytes, "bytes", "all partitions")
+    yield _derived("chip.core.psum_bytes", core.psum_bytes, "bytes", "all partitions")
+    for kind in _matmul_kinds(core):
+        path = f"chip.core.tensor.peak_flops[{kind}]"
+        how = "2 x rows x columns x clock x depth / passes"
+        yield _derived(path, core.peak_flops(kind), "FLOP/s", how)
+    dma = core.dma
+    yield _derived("chip.core.dma.peak_bytes_per_s", dma.peak_bytes_per_s, "bytes/s", "all engines")
+    practical = dma.practical_bytes_per_s
+    how = "all engines with full packets"
+    yield _derived("chip.core.dma.practical_bytes_per_s", practical, "bytes/s", how)
+    stack = chip.hbm_stack_bandwidth_bytes_per_s
+    how = "even share of a stack"
+    yield _derived("chip.hbm_stack_bandwidth_bytes_per_s", stack, "bytes/s", how)
+    yield _derived("chip.hbm_bytes_per_core", chip.hbm_bytes_per_core, "bytes", "even share")
+    yield _derived("chip.sbuf_bytes", chip.sbuf_bytes, "bytes", "all cores")
+    yield from _totals(topology)
+
+
+def _totals(topology: Topology) -> Iterator[Row]:
+    server, servers = topology.server, topology.num_servers
+    bandwidth = topology.hbm_bandwidth_bytes_per_s
+    yield _derived("num_servers", servers, "servers", "chips / chips a server")
+    yield _derived("num_devices", topology.num_devices, "devices", "cores / LNC")
+    yield _derived("hbm_bytes", topology.hbm_bytes, "bytes", "all devices")
+    yield _derived("hbm_bandwidth_bytes_per_s", bandwidth, "bytes/s", "all chips")
+    for kind in _matmul_kinds(topology.chip.core):
+        yield _derived(f"peak_flops[{kind}]", topology.peak_flops(kind), "FLOP/s", "all cores")
+    for kind in topology.chip.published_peak_flops:
+        peak, how = topology.published_peak_flops(kind), "all chips as AWS gives them"
+        yield _derived(f"published_peak_flops[{kind}]", peak, "FLOP/s", how)
+    if topology.power_w is not None:
+        yield _derived("power_w", topology.power_w, "W", "all chips, without hosts and network")
+    yield _derived("host_vcpus", servers * server.host_vcpus, "vCPUs", "all servers")
+    memory, efa = servers * server.host_memory_bytes, servers * server.efa_bytes_per_s
+    yield _derived("host_memory_bytes", memory, "bytes", "all servers")
+    yield _derived("efa_bytes_per_s", efa, "bytes/s", "all servers")
+
+
+def _matmul_kinds(core: NeuronCore) -> list[str]:
+    return [kind for kind in core.tensor.passes if not kind.startswith("transpose")]
+
+
+def _derived(path: str, value: float, unit: str, how: str) -> Row:
+    return Row(path, value, unit, "derived", how, value, value)

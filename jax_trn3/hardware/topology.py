@@ -16,7 +16,9 @@ DEFAULT_TOPOLOGY = "trn3-chip"
 
 _GIB = 1024**3
 _GBIT = 10**9 // 8
-_PAGES = "about-neuron/arch/neuron-hardware"
+_TRN1 = "about-neuron/arch/neuron-hardware/trn1-arch.rst"
+_TRN2 = "about-neuron/arch/neuron-hardware/trn2-arch.rst"
+_TRN3 = "about-neuron/arch/neuron-hardware/trn3-arch.rst"
 
 
 @dataclass(frozen=True)
@@ -205,37 +207,35 @@ _GEN2_SHAPE = (2, 18, 4)
 
 TRN1_2XLARGE = Server(
     name="trn1.2xlarge",
-    num_chips=published(1, "chips", f"{_PAGES}/trn1-arch.rst"),
-    host_vcpus=published(8, "vCPUs", f"{_PAGES}/trn1-arch.rst"),
-    host_memory_bytes=published(32 * _GIB, "bytes", f"{_PAGES}/trn1-arch.rst"),
-    efa_bytes_per_s=published(25 * _GBIT, "bytes/s", f"{_PAGES}/trn1-arch.rst: up to 25 Gbps"),
+    num_chips=published(1, "chips", _TRN1),
+    host_vcpus=published(8, "vCPUs", _TRN1),
+    host_memory_bytes=published(32 * _GIB, "bytes", _TRN1),
+    efa_bytes_per_s=published(25 * _GBIT, "bytes/s", f"{_TRN1}: up to 25 Gbps"),
 )
 
 TRN2_INSTANCE = Server(
     name="trn2.48xlarge",
-    num_chips=published(16, "chips", f"{_PAGES}/trn2-arch.rst"),
-    host_vcpus=published(192, "vCPUs", f"{_PAGES}/trn2-arch.rst"),
-    host_memory_bytes=published(2_048 * _GIB, "bytes", f"{_PAGES}/trn2-arch.rst"),
+    num_chips=published(16, "chips", _TRN2),
+    host_vcpus=published(192, "vCPUs", _TRN2),
+    host_memory_bytes=published(2_048 * _GIB, "bytes", _TRN2),
     # The same table has 3,200 Gbps for an UltraServer of four.
-    efa_bytes_per_s=published(3_200 * _GBIT, "bytes/s", f"{_PAGES}/trn2-arch.rst: 3,200 Gbps"),
+    efa_bytes_per_s=published(3_200 * _GBIT, "bytes/s", f"{_TRN2}: 3,200 Gbps"),
 )
 
 TRN3_GEN1_SERVER = Server(
     name="Trn3 Gen1 server",
-    num_chips=published(16, "chips", f"{_PAGES}/trn3-arch.rst"),
-    host_vcpus=inferred(192, "vCPUs", f"{_PAGES}/trn3-arch.rst: 768 in four"),
-    host_memory_bytes=inferred(2_048 * _GIB, "bytes", f"{_PAGES}/trn3-arch.rst: 8,192 GiB in four"),
-    efa_bytes_per_s=inferred(
-        3_200 * _GBIT, "bytes/s", f"{_PAGES}/trn3-arch.rst: 12,800 Gbps in four"
-    ),
+    num_chips=published(16, "chips", _TRN3),
+    host_vcpus=inferred(192, "vCPUs", f"{_TRN3}: 768 in four"),
+    host_memory_bytes=inferred(2_048 * _GIB, "bytes", f"{_TRN3}: 8,192 GiB in four"),
+    efa_bytes_per_s=inferred(3_200 * _GBIT, "bytes/s", f"{_TRN3}: 12,800 Gbps in four"),
 )
 
 TRN3_GEN2_SLED = Server(
     name="Trn3 Gen2 sled",
-    num_chips=published(4, "chips", f"{_PAGES}/trn3-arch.rst"),
-    host_vcpus=inferred(64, "vCPUs", f"{_PAGES}/trn3-arch.rst: 2,304 in 36"),
-    host_memory_bytes=inferred(768 * _GIB, "bytes", f"{_PAGES}/trn3-arch.rst: 27,648 GiB in 36"),
-    efa_bytes_per_s=inferred(800 * _GBIT, "bytes/s", f"{_PAGES}/trn3-arch.rst: 28,800 Gbps in 36"),
+    num_chips=published(4, "chips", _TRN3),
+    host_vcpus=inferred(64, "vCPUs", f"{_TRN3}: 2,304 in 36"),
+    host_memory_bytes=inferred(768 * _GIB, "bytes", f"{_TRN3}: 27,648 GiB in 36"),
+    efa_bytes_per_s=inferred(800 * _GBIT, "bytes/s", f"{_TRN3}: 28,800 Gbps in 36"),
 )
 
 
@@ -261,6 +261,27 @@ def _topology(
     )
 
 
+def _whole(
+    name: str,
+    chip: Chip,
+    server: Server,
+    axes: tuple[str, ...],
+    shape: tuple[int, ...],
+    source: str,
+) -> Topology:
+    """A product as AWS describes it in `source`, in full servers."""
+    full = _topology(name, chip, server, axes, shape, server.num_chips)
+    return dataclasses.replace(
+        full,
+        num_chips=published(full.num_chips, "chips", source),
+        chips_per_server=published(int(server.num_chips), "chips/server", source),
+        chip_shape=tuple(
+            inferred(extent, f"{axis}s", f"{source}, and its figure")
+            for axis, extent in zip(axes, shape)
+        ),
+    )
+
+
 _SLED = (TRAINIUM3, TRN3_GEN2_SLED, _SWITCHED)
 _INSTANCE = (TRAINIUM2, TRN2_INSTANCE, _TORUS)
 
@@ -269,18 +290,16 @@ _KNOWN = {
     for topology in (
         _topology("trn3-core", *_SLED, (1, 1, 1), chips_per_server=1, cores=1),
         _topology("trn3-chip", *_SLED, (1, 1, 1), chips_per_server=1),
-        # trn3-arch.rst, "Intra-server connectivity": "Each server (sled) contains 4".
-        _topology("trn3-sled", *_SLED, (1, 1, 4), chips_per_server=4),
-        # trn3-arch.rst: "four servers with 16"; figure trn3-ultraserver-gen1.png: servers 0 and 1
-        # hang on one switch, 2 and 3 on the other. We call the two halves racks as in Gen2.
-        _topology(
-            "trn3-gen1", TRAINIUM3, TRN3_GEN1_SERVER, _SWITCHED, (2, 2, 16), chips_per_server=16
-        ),
-        _topology("trn3-gen2", *_SLED, _GEN2_SHAPE, chips_per_server=4),
+        # "Intra-server connectivity": "Each server (sled) contains 4".
+        _whole("trn3-sled", *_SLED, (1, 1, 4), f"{_TRN3}, Intra-server connectivity"),
+        # "Four servers with 16"; figure trn3-ultraserver-gen1.png: servers 0 and 1 hang on one
+        # switch, 2 and 3 on the other. We call the two halves racks as in Gen2.
+        _whole("trn3-gen1", TRAINIUM3, TRN3_GEN1_SERVER, _SWITCHED, (2, 2, 16), f"{_TRN3}, Gen1"),
+        _whole("trn3-gen2", *_SLED, _GEN2_SHAPE, f"{_TRN3}, Gen2"),
         _topology("trn2-chip", *_INSTANCE, (1, 1, 1), chips_per_server=1),
-        # trn2-arch.rst: 16 chips in "4x4, 2D Torus"; an UltraServer is four such instances.
-        _topology("trn2-instance", *_INSTANCE, (1, 4, 4), chips_per_server=16),
-        _topology("trn2-ultraserver", *_INSTANCE, (4, 4, 4), chips_per_server=16),
+        # 16 chips in "4x4, 2D Torus"; an UltraServer is four such instances.
+        _whole("trn2-instance", *_INSTANCE, (1, 4, 4), f"{_TRN2}: 4x4, 2D torus"),
+        _whole("trn2-ultraserver", *_INSTANCE, (4, 4, 4), f"{_TRN2}, Trn2 UltraServer"),
         _topology("trn1-chip", TRAINIUM1, TRN1_2XLARGE, _TORUS, (1, 1, 1), chips_per_server=1),
     )
 }
