@@ -3,8 +3,11 @@
 import math
 from collections.abc import Iterator
 
+import numpy as np
+
 from jax_trn3.hardware import NeuronCore
 
+from .indirect import group_partitions
 from .operand import Access
 from .spec import Instruction, Operand
 
@@ -41,6 +44,8 @@ def violations(instruction: Instruction, core: NeuronCore) -> Iterator[str]:
         access = instruction.get(operand.name)
         if isinstance(access, Access):
             yield from _operand(operand, access, engine, core)
+        if operand.index_of and isinstance(access, Access):
+            yield from _index(operand.index_of, access, instruction, core)
     for rule in spec.rules:
         yield from rule(instruction, core)
 
@@ -52,37 +57,142 @@ def _operand(operand: Operand, access: Access, engine: str, core: NeuronCore) ->
         return
     if access.dtype not in operand.dtypes:
         yield f"{name} has dtype {access.dtype}; allowed: {', '.join(operand.dtypes)}"
+    elif access.tile.element.since > core.generation:
+        first = access.tile.element.since
+        yield f"{name}: NeuronCore-v{first} is the first to know {access.dtype}"
     if access.memory == "hbm":
         return
-    if access.memory == "psum" and engine in ("gpsimd", "dma"):
+    if access.memory == "psum" and not _reaches_psum(engine, core):
         yield f"{name}: {engine} cannot access psum; copy it to sbuf with vector or scalar first"
-    yield from _partitions(name, access, core)
+    if operand.quadrant_starts:
+        yield from _quadrant_start(name, operand, access, core)
+    else:
+        yield from _partitions(name, access, core)
     yield from _free(name, access, core)
+
+
+def _reaches_psum(engine: str, core: NeuronCore) -> bool:
+    if engine in ("tensor", "vector", "scalar", "gpsimd"):
+        return bool(getattr(getattr(core, engine), "psum_access", True))
+    return False
+
+
+def first_partition(access: Access) -> int:
+    """Where an access starts, as far as the program says."""
+    return access.start[0] + (access.tile.address[0] if access.tile.address else 0)
 
 
 def _partitions(name: str, access: Access, core: NeuronCore) -> Iterator[str]:
     """65 to 128 partitions start at 0, 33 to 64 at 0 or 64, fewer at a multiple of 32
     (nki/guides/architecture/trainium_inferentia2_arch.rst)."""
-    count = access.partitions
-    first = access.start[0] + (access.tile.address[0] if access.tile.address else 0)
+    count, first = access.partitions, first_partition(access)
     if count > core.partitions:
         yield f"{name} has {count} partitions; at most {core.partitions}"
     elif access.step[0] != 1 and count > 1:
         yield f"{name} takes every {access.step[0]}th partition; partitions have no stride"
-    else:
-        step = next(size for size in (32, 64, 128) if count <= size)
-        if first % step:
-            starts = ", ".join(map(str, range(0, core.partitions, step)))
-            yield f"{name} starts at partition {first}; {count} partitions may start at {starts}"
+    elif first not in core.partition_starts(count):
+        starts = ", ".join(map(str, core.partition_starts(count)))
+        yield f"{name} starts at partition {first}; {count} partitions may start at {starts}"
+
+
+def _quadrant_start(
+    name: str, operand: Operand, access: Access, core: NeuronCore
+) -> Iterator[str]:
+    """Scales of MX tiles lie beside each other in a quadrant (nki/deep-dives/mxfp-matmul.rst)."""
+    first = first_partition(access) % core.quadrant_partitions
+    if first not in operand.quadrant_starts:
+        starts = ", ".join(map(str, operand.quadrant_starts))
+        yield f"{name} starts at partition {first} of a quadrant; it may start at {starts}"
+    if first_partition(access) + access.partitions > core.partitions:
+        yield f"{name} ends behind partition {core.partitions - 1}, the last one"
 
 
 def _free(name: str, access: Access, core: NeuronCore) -> Iterator[str]:
-    dimensions = sum(size > 1 for size in access.shape[1:])
-    if dimensions > 4:
-        yield f"{name} has {dimensions} free dimensions; an access pattern has at most 4"
-    limit = core.max_free_elements[access.memory]
-    if math.prod(access.shape[1:]) > limit:
+    """Free patterns: at most 4-D, sizes in 16 bits, strides in 16 bits with sign, in elements
+    (nki/deep-dives/nki-aps.rst)."""
+    pattern = _free_pattern(access)
+    if len(pattern) > core.max_free_dims:
+        yield (
+            f"{name} has {len(pattern)} free dimensions that are not next to each other; an access "
+            f"pattern has at most {core.max_free_dims}"
+        )
+    for size, stride in pattern:
+        if stride > np.iinfo(np.int16).max:
+            yield (
+                f"{name}: {size} elements lie {stride} elements apart; a stride is at most "
+                f"{np.iinfo(np.int16).max}"
+            )
+    limits = {"sbuf": core.sbuf_max_free_elements, "psum": core.psum_max_free_elements}
+    limit = limits[access.memory]
+    if access.memory == "psum":
+        # The whole of PSUM in 16-bit elements, where matmuls write those (nki.isa nc_matmul).
+        limit = max(limit, core.psum_partition_bytes // access.tile.element.bytes)
+    if access.free_size > limit:
         yield (
             f"{name} has {access.free_size} elements a partition; one instruction reaches {limit} "
             f"in {access.memory}"
         )
+
+
+def _free_pattern(access: Access) -> list[tuple[int, int]]:
+    """(size, stride in elements) of the free dimensions, outermost first, as few as will do."""
+    shape = access.tile.shape[1:]
+    sizes = [access.slot_count, *access.size[1:]]
+    strides = [math.prod(shape)]
+    strides += [access.step[i] * math.prod(shape[i:]) for i in range(1, len(access.size))]
+    pattern: list[tuple[int, int]] = []
+    for size, stride in zip(sizes, strides):
+        if size == 1:
+            continue
+        if pattern and pattern[-1][1] == size * stride:
+            pattern[-1] = (pattern[-1][0] * size, stride)
+        else:
+            pattern.append((size, stride))
+    return pattern
+
+
+def _index(of: str, index: Access, instruction: Instruction, core: NeuronCore) -> Iterator[str]:
+    """Where the offsets of an indirect operand may lie (nki.isa docstrings, "Tensor indirection")."""
+    engine, access = instruction.engine, instruction[of]
+    if engine.startswith("dma"):
+        return
+    if core.generation < 4:
+        yield f"{of}_index: NeuronCore-v4 is the first to gather and scatter along the free axis"
+        return
+    if index.partitions != access.partitions:
+        yield (
+            f"{of}_index has {index.partitions} partitions and {of} {access.partitions}; "
+            "they must agree"
+        )
+    group = group_partitions(engine)
+    if index.partitions > group and index.partitions % group:
+        yield f"{of}_index has {index.partitions} partitions; allowed: up to {group}, or multiples"
+    start = first_partition(index)
+    if start % core.quadrant_partitions:
+        yield (
+            f"{of}_index starts at partition {start}; it must start at a quadrant, "
+            f"a multiple of {core.quadrant_partitions}"
+        )
+    gathered = next(o.role == "read" for o in instruction.spec.operands if o.name == of)
+    if gathered and first_partition(access) != start:
+        yield (
+            f"{of} starts at partition {first_partition(access)} and {of}_index at {start}; "
+            "an operand that is gathered starts where its index does"
+        )
+    elif not gathered:
+        yield from _scattered(of, start, instruction, core)
+
+
+def _scattered(of: str, start: int, instruction: Instruction, core: NeuronCore) -> Iterator[str]:
+    """`dst`'s index starts where the source does, or, the source being in PSUM, its index."""
+    reads = [o.name for o in instruction.spec.operands if o.role == "read" and not o.index_of]
+    source = instruction[reads[0]]
+    if source.memory == "psum":
+        source = instruction.get(f"{reads[0]}_index", source)
+    if first_partition(source) != start and instruction[reads[0]].memory == "sbuf":
+        yield (
+            f"{of}_index starts at partition {start} and {reads[0]} at {first_partition(source)}; "
+            "they must agree"
+        )
+    if instruction.engine == "scalar" and instruction[of].memory == "psum":
+        yield f"{of} is scattered in psum; scalar scatters in sbuf only"

@@ -1,10 +1,13 @@
 """The element types that engines know, by NKI's names (nki/api/nki.language.rst, "Data types")."""
 
 from dataclasses import dataclass
+from typing import Any
 
+import jax
 import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
+from jax import lax
 
 
 @dataclass(frozen=True)
@@ -21,16 +24,19 @@ class DType:
     bytes: int
     """Size of an element (of a packed type: of the container), bytes."""
 
-    numpy: np.dtype
+    numpy: np.dtype[Any]
     """What holds a value (of a packed type: one of the four)."""
 
     packed: int = 1
     """Values in an element."""
 
+    since: int = 2
+    """Generation of NeuronCore that has it first."""
 
-def _dtype(name: str, dtype: object, packed: int = 1, bits: int | None = None) -> DType:
+
+def _dtype(name: str, dtype: Any, packed: int = 1, bits: int = 0, since: int = 2) -> DType:
     numpy = np.dtype(dtype)
-    return DType(name, packed * (bits or 8 * numpy.itemsize) // 8, numpy, packed)
+    return DType(name, packed * (bits or 8 * numpy.itemsize) // 8, numpy, packed, since)
 
 
 _ALL = (
@@ -48,12 +54,12 @@ _ALL = (
     _dtype("tfloat32", np.float32),
     # IEEE-style e4m3 with infinities (largest number 240), not OCP's e4m3fn (448).
     _dtype("float8_e4m3", ml_dtypes.float8_e4m3),
-    _dtype("float8_e4m3fn", ml_dtypes.float8_e4m3fn),
+    _dtype("float8_e4m3fn", ml_dtypes.float8_e4m3fn, since=4),
     _dtype("float8_e5m2", ml_dtypes.float8_e5m2),
-    _dtype("float8_e8m0fnu", ml_dtypes.float8_e8m0fnu),
-    _dtype("float8_e4m3fn_x4", ml_dtypes.float8_e4m3fn, packed=4),
-    _dtype("float8_e5m2_x4", ml_dtypes.float8_e5m2, packed=4),
-    _dtype("float4_e2m1fn_x4", ml_dtypes.float4_e2m1fn, packed=4, bits=4),
+    _dtype("float8_e8m0fnu", ml_dtypes.float8_e8m0fnu, since=4),
+    _dtype("float8_e4m3fn_x4", ml_dtypes.float8_e4m3fn, packed=4, since=4),
+    _dtype("float8_e5m2_x4", ml_dtypes.float8_e5m2, packed=4, since=4),
+    _dtype("float4_e2m1fn_x4", ml_dtypes.float4_e2m1fn, packed=4, bits=4, since=4),
 )
 DTYPES: dict[str, DType] = {dtype.name: dtype for dtype in _ALL}
 
@@ -76,3 +82,33 @@ def dtype_named(name: str) -> DType:
     if name not in DTYPES:
         raise ValueError(f"unknown dtype {name!r}; known: {', '.join(DTYPES)}")
     return DTYPES[name]
+
+
+def cast(values: jax.Array, dtype: DType) -> jax.Array:
+    """`values` as engines write them into a tile of `dtype`.
+
+    To a float: rounded to nearest, ties to even; beyond the largest number infinity, or NaN in a
+    type without infinities (e4m3fn). To an integer: rounded the same way, then clamped; NaN is 0.
+    From integer to integer the low bits stay. AWS documents only that engines compute in float32 and
+    cast on output: how they round is our choice, that of IEEE 754 and ml_dtypes.
+    """
+    target = dtype.numpy
+    if dtype.name == "tfloat32":
+        return lax.reduce_precision(values.astype(jnp.float32), exponent_bits=8, mantissa_bits=10)
+    if values.dtype == target:
+        return values
+    if target == np.bool_:
+        return values != 0
+    if np.issubdtype(target, np.integer) and not np.issubdtype(values.dtype, np.integer):
+        return _to_integer(values.astype(jnp.float32), target)
+    if not np.issubdtype(target, np.integer):
+        values = values.astype(jnp.float32)
+    return values.astype(target)
+
+
+def _to_integer(values: jax.Array, target: np.dtype[Any]) -> jax.Array:
+    limits, rounded = np.iinfo(target), jnp.round(values)
+    inside = (rounded >= float(limits.min)) & (rounded < float(limits.max) + 1)
+    ends = jnp.where(rounded < 0, target.type(limits.min), target.type(limits.max))
+    ends = jnp.where(jnp.isnan(values), target.type(0), ends)
+    return jnp.where(inside, jnp.where(inside, rounded, 0).astype(target), ends)
