@@ -1,10 +1,13 @@
 """Attention in a program, rewritten so that the rows x columns matrix never exists as a whole.
 
 Each level of an attention (attention_pattern.py) becomes one operation, a
-`stablehlo.composite "trn3.dot_product_attention"`, whose decomposition is a loop over blocks of
+`stablehlo.composite "trn3.recognized_attention"`, whose decomposition is a loop over blocks of
 rows. Every block does what the program says for its rows. What comes out row by row is written in
 its place, what is summed over rows is added up in float32. A later level (the backward pass)
 computes the matrix again from the row statistics that the earlier one left, instead of keeping it.
+
+Operands and results of the composite are whatever arrays the program has there, in no fixed order;
+`trn3.dot_product_attention` is another operation, of ops/, with operands of its own.
 """
 
 from __future__ import annotations
@@ -38,7 +41,7 @@ from .inline import blocks_of, functions, inline_calls
 from .order import sort_block
 from .program import Program
 
-NAME = "trn3.dot_product_attention"
+NAME = "trn3.recognized_attention"
 
 # Loops that a causal mask makes of one, each over the columns that its rows can see: four save 3/8
 # of the work (of the half that could be saved), and eight only 1/16 more, for twice the code.

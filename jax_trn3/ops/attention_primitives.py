@@ -155,15 +155,9 @@ def _softmax(arrays: Arrays) -> Softmax:
     return Softmax(_heads_first(arrays["out"], groups), row_max, row_sum)
 
 
-# Traced once for the same shapes and parameters, however often a program has it.
-_once = functools.partial(
-    jax.jit,
-    static_argnames=(*Attention.__dataclass_fields__, "operands", "wrt"),
-    inline=True,
-)
-attention_p = define("dot_product_attention", _once(_attention))
-tangent_p = define("dot_product_attention_tangent", _once(_tangent))
-backward_p = define("dot_product_attention_backward", _once(_backward))
+attention_p = define("dot_product_attention", _attention)
+tangent_p = define("dot_product_attention_tangent", _tangent)
+backward_p = define("dot_product_attention_backward", _backward)
 
 
 # Derivatives.

@@ -12,6 +12,7 @@ from jax._src.interpreters import mlir
 from jax.sharding import NamedSharding, SingleDeviceSharding
 from jax.sharding import PartitionSpec as P
 
+from jax_trn3 import dot_product_attention
 from jax_trn3.compiler import Program
 from jax_trn3.compiler.attention_rewrite import NAME, rewrite_attention
 
@@ -411,3 +412,14 @@ def test_program_says_which_pass_it_is() -> None:
     text = str(rewrite_attention(before).module())
     assert 'keys = 320 : i64, pass = "forward", queries = 320 : i64' in text
     assert 'keys = 320 : i64, pass = "backward", queries = 320 : i64' in text
+
+
+def test_name_is_not_that_of_the_operation_of_ops() -> None:
+    def function(q: Any, k: Any, v: Any) -> Any:
+        return dot_product_attention(chain(q, k, v), k, v)
+
+    arguments = randoms(QUERIES, QUERIES, QUERIES)
+    text = str(rewrite_attention(program(function, arguments)).module())
+    assert text.count('stablehlo.composite "trn3.recognized_attention"') == 1
+    assert text.count('stablehlo.composite "trn3.dot_product_attention"') == 1
+    assert_as_on_cpu(function, arguments)
