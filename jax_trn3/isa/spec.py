@@ -12,7 +12,8 @@ in JAX; what the decorator is told are its limits and its price. Calling the res
 - keyword-only names in `SUPPLIED`, which are no parameters: whoever executes it fills them in.
   `out`: a `jax.ShapeDtypeStruct` of the operand written; a tuple of them, None for one left out, where
   the table has several. `previous`: the value under an "accumulate" operand, None where a sum
-  starts. `state`: what the engine remembers, None where it remembers nothing yet.
+  starts. `state`: what the engine remembers, None where it remembers nothing yet. `engine`: the name
+  of the one that runs it, where engines differ.
 
 It returns the value written, a tuple of them for several (one left out is ignored), and with `state`
 a pair of that and the new state. Shapes are those of `out` up to a reshape; dtypes may be wider: the
@@ -31,7 +32,7 @@ import inspect
 import math
 import sys
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from jax_trn3.hardware import NeuronCore
@@ -42,7 +43,7 @@ from .operand import Access, Memory
 
 Engine = Literal["tensor", "vector", "scalar", "gpsimd", "sync", "dma", "collective"]
 
-SUPPLIED = ("previous", "out", "state")
+SUPPLIED = ("previous", "out", "state", "engine")
 """Keyword-only arguments of a meaning that whoever executes it supplies."""
 
 State = Literal["accumulators", "prng", "registers"]
@@ -261,6 +262,9 @@ class InstructionSpec:
     state: State | None = None
     """What of the engine's state it reads or changes."""
 
+    chooses: Callable[[Instruction], Engine] | None = None
+    """Which engine runs it where the program does not say; None is the first."""
+
     def __call__(
         self,
         *operands: Access | float | None,
@@ -297,7 +301,7 @@ class InstructionSpec:
                 raise TypeError(f"{self.name}: operand {operand.name} cannot be {value!r}")
         if missing := [name for name in self.required if name not in params]:
             raise TypeError(f"{self.name} needs {', '.join(missing)}")
-        return Instruction(
+        made = Instruction(
             self.name,
             engine or self._default_engine({*given} | {str(v) for v in params.values()}),
             tuple(accesses),
@@ -307,6 +311,8 @@ class InstructionSpec:
             signal,
             core,
         )
+        chosen = self.chooses(made) if self.chooses and not engine else made.engine
+        return made if chosen == made.engine else replace(made, engine=chosen)
 
 
     def _default_engine(self, words: set[str]) -> str:
@@ -337,6 +343,7 @@ def instruction(
     rules: tuple[Rule, ...] = (),
     since: int = 2,
     state: State | None = None,
+    chooses: Callable[[Instruction], Engine] | None = None,
 ) -> Callable[[Callable[..., Any]], InstructionSpec]:
     """Enters the decorated function into the table as an instruction's meaning.
 
@@ -361,6 +368,7 @@ def instruction(
             tuple(p.name for p in own if p.default is p.empty),
             tuple(p.name for p in keywords if p.name in SUPPLIED),
             state,
+            chooses,
         )
         if ("state" in spec.supplied) != (state is not None):
             raise ValueError(f"{spec.name}: a meaning takes `state` where the table names one")
