@@ -189,7 +189,7 @@ NEURON_CORE_V2 = NeuronCore(
     shared_psum_port=published(True, "flag", _V2),
     shared_mode_bus=inferred(False, "flag", f"{_V3} introduces the modes"),
     shared_psum_banks=inferred(True, "flag", "the whole PSUM is shared"),
-    registers=published(64, "registers", _V2),
+    registers=published(64, "registers", "nki.isa register_alloc: v2 to v4"),
     start_stop_ns=extrapolated(12_800, "ns", "Trainium2 profiles", low=10_000, high=40_000),
 )
 
@@ -218,7 +218,6 @@ NEURON_CORE_V3 = replace(
     shared_psum_port=published(False, "flag", _V3),
     shared_mode_bus=published(True, "flag", _V3),
     shared_psum_banks=published(True, "flag", _V3),
-    registers=published(64, "registers", _V3),
     start_stop_ns=inferred(
         12_800, "ns", "three profiles: total time less active time", low=12_400, high=13_300
     ),
@@ -242,6 +241,5 @@ NEURON_CORE_V4 = replace(
         16 * _KIB, "bytes", "Trainium1 and 2", low=16 * _KIB, high=32 * _KIB
     ),
     psum_accumulate_dtypes=("float32", "bfloat16"),
-    registers=published(64, "registers", _V4),
     start_stop_ns=extrapolated(12_800, "ns", "Trainium2 profiles", low=6_000, high=33_000),
 )

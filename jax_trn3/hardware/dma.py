@@ -16,7 +16,7 @@ _V4 = "nki/guides/architecture/trainium3_arch.rst"
 _OVERVIEW = "nki/get-started/about/nki-dma-overview.rst"
 _BANDWIDTH = "nki/deep-dives/nki-dma-bandwidth-guide.rst"
 _DGE = "nki/deep-dives/nki-dge.rst"
-_PACKETS = "neuron-runtime/explore/compute-comm-overlap.rst: DMA_PACKETIZATION_SIZE"
+_OVERLAP = "neuron-runtime/explore/compute-comm-overlap.rst"
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,10 @@ class DmaEngines:
 
     packet_bytes: int
     """Largest packet, bytes."""
+
+    collective_packet_bytes: int
+    """Largest packet of a collective, bytes. An engine turns to another queue only between
+    packets, so that larger ones take precedence."""
 
     packet_overhead_ns: float
     """Time of a packet beside its bytes, ns."""
@@ -96,7 +100,8 @@ DMA_V2 = DmaEngines(
     queues_per_engine=published(16, "queues/engine", _OVERVIEW),
     partitions_per_engine=published(8, "partitions/engine", _OVERVIEW),
     engine_bytes_per_s=published(27_200_000_000, "bytes/s", _OVERVIEW),
-    packet_bytes=published(4_096, "bytes", _PACKETS),
+    packet_bytes=published(4_096, "bytes", f"{_OVERLAP}: DMA_PACKETIZATION_SIZE"),
+    collective_packet_bytes=published(65_536, "bytes", f"{_OVERLAP}: CC_DMA_PACKET_SIZE"),
     packet_overhead_ns=_overhead(17, 27.2),
     latency_ns=rounded(1_300, "ns", f"{_BANDWIDTH}: semaphore-to-start"),
     issue_ns=Table(

@@ -163,14 +163,14 @@ _PASSES_V2 = {
 _PASSES_V3 = {
     **_passes(_ONE_PASS | {"float32": 4}, _MULTIPLIERS),
     "float8_double_row": published(1.0, "cycles/row", f"{_V3}: float8 at twice the rate"),
-    "sparse": published(1.0, "cycles/row", f"{_V3}: sparse at four times the rate"),
+    "sparse": published(1.0, "cycles/row", "neuron-core-v3.rst: 316 TFLOPS"),
     "float32_onezero": extrapolated(2.0, "cycles/row", f"{_COSTS}, nc_matmul", low=2, high=4),
     "transpose_float32": published(2.0, "cycles/row", f"{_V3}: transpose mode, 2x faster float32"),
 }
 
 _PASSES_V4 = _PASSES_V3 | {
     "float8_double_row": published(1.0, "cycles/row", "nki.isa nc_matmul, perf_mode=double_row"),
-    "sparse": published(1.0, "cycles/row", f"{_V4}: sparse at four times the rate"),
+    "sparse": published(1.0, "cycles/row", "neuron-core-v4.rst: 315 TFLOPS"),
     "mx": published(1.0, "cycles/row", f"{_V4}: four times the rate of bfloat16"),
 }
 
@@ -330,7 +330,7 @@ GPSIMD_V2 = ComputeEngine(
     latency_cycles=extrapolated(60, "cycles", f"{_V2}: one access to SBUF", low=0, high=200),
     reduce_cycles=extrapolated(64, "cycles", f"{_COSTS}, tensor_scalar_reduce", low=0, high=128),
     elements_per_cycle=Table(_modes({"1x": 1}, _COSTS)),
-    psum_access=inferred(False, "flag", f"{_V3}: GpSimdE cannot access PSUM"),
+    psum_access=published(False, "flag", "nki.isa tensor_copy: GpSimdE cannot access PSUM"),
 )
 
 GPSIMD_V3 = replace(
@@ -338,7 +338,6 @@ GPSIMD_V3 = replace(
     clock_hz=_clock(1_200_000_000, _V3),
     min_issue_cycles=extrapolated(64, "cycles", f"{_COSTS}, MIN_II", low=32, high=128),
     start_cycles=extrapolated(150, "cycles", f"{_COSTS}, iota", low=75, high=300),
-    psum_access=published(False, "flag", _V3),
 )
 
 GPSIMD_V4 = replace(GPSIMD_V3, clock_hz=_clock(1_200_000_000, _V4))

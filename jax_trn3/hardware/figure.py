@@ -58,7 +58,11 @@ def _figure(
 
 
 def published(value: _Number, unit: str, source: str) -> _Number:
-    """A number as the source prints it, for this very generation."""
+    """A number as the source prints it for this generation.
+
+    AWS's guide to a generation says what is new in it: what it does not mention is unchanged, and
+    stands in the guide to the one before.
+    """
     return _figure(value, unit, source, "published", value, value)
 
 
@@ -126,7 +130,7 @@ def unit_of_name(name: str) -> str | None:
     >>> unit_of_name("clock_hz"), unit_of_name("engine_bytes_per_s"), unit_of_name("registers")
     ('Hz', 'bytes/s', None)
     """
-    rate = re.fullmatch(r"(?:.*_)?([a-z]+)_per_([a-z]+)", name)
+    rate = re.fullmatch(r"(?:.*_)?([a-z]+s)_per_([a-z]+)", name)
     if rate:
         return f"{rate[1]}/{rate[2]}"
     return _UNITS.get(name.rpartition("_")[2])
