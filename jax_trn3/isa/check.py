@@ -68,7 +68,7 @@ def _operand(operand: Operand, access: Access, engine: str, core: NeuronCore) ->
         yield from _quadrant_start(name, operand, access, core)
     else:
         yield from _partitions(name, access, core)
-    yield from _free(name, access, core)
+    yield from _free(name, access, engine, core)
 
 
 def _reaches_psum(engine: str, core: NeuronCore) -> bool:
@@ -107,7 +107,7 @@ def _quadrant_start(
         yield f"{name} ends behind partition {core.partitions - 1}, the last one"
 
 
-def _free(name: str, access: Access, core: NeuronCore) -> Iterator[str]:
+def _free(name: str, access: Access, engine: str, core: NeuronCore) -> Iterator[str]:
     """Free patterns: at most 4-D, sizes in 16 bits, strides in 16 bits with sign, in elements
     (nki/deep-dives/nki-aps.rst)."""
     pattern = _free_pattern(access)
@@ -122,11 +122,9 @@ def _free(name: str, access: Access, core: NeuronCore) -> Iterator[str]:
                 f"{name}: {size} elements lie {stride} elements apart; a stride is at most "
                 f"{np.iinfo(np.int16).max}"
             )
-    limits = {"sbuf": core.sbuf_max_free_elements, "psum": core.psum_max_free_elements}
-    limit = limits[access.memory]
-    if access.memory == "psum":
-        # The whole of PSUM in 16-bit elements, where matmuls write those (nki.isa nc_matmul).
-        limit = max(limit, core.psum_partition_bytes // access.tile.element.bytes)
+    limit = core.max_free_elements[access.memory]
+    if engine == "tensor":  # a bfloat16 result may fill all of PSUM (nki.isa nc_matmul)
+        limit = max(limit, core.tensor.max_moving_fmax_bfloat16)
     if access.free_size > limit:
         yield (
             f"{name} has {access.free_size} elements a partition; one instruction reaches {limit} "
@@ -184,14 +182,15 @@ def _index(of: str, index: Access, instruction: Instruction, core: NeuronCore) -
 
 
 def _scattered(of: str, start: int, instruction: Instruction, core: NeuronCore) -> Iterator[str]:
-    """`dst`'s index starts where the source does, or, the source being in PSUM, its index."""
-    reads = [o.name for o in instruction.spec.operands if o.role == "read" and not o.index_of]
-    source = instruction[reads[0]]
-    if source.memory == "psum":
-        source = instruction.get(f"{reads[0]}_index", source)
-    if first_partition(source) != start and instruction[reads[0]].memory == "sbuf":
+    """The index of what is scattered starts where the source does; if that lies in PSUM, where the
+    source's own index does."""
+    name = next(o.name for o in instruction.spec.operands if o.role == "read" and not o.index_of)
+    if instruction[name].memory == "psum":
+        name = f"{name}_index"
+    source = instruction.get(name)
+    if isinstance(source, Access) and first_partition(source) != start:
         yield (
-            f"{of}_index starts at partition {start} and {reads[0]} at {first_partition(source)}; "
+            f"{of}_index starts at partition {start} and {name} at {first_partition(source)}; "
             "they must agree"
         )
     if instruction.engine == "scalar" and instruction[of].memory == "psum":

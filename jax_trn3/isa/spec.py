@@ -159,7 +159,7 @@ class Work:
     hardware_flops: int = 0
     """Those that the array carries out for it: passes and transposes count."""
 
-    array_tile: tuple[int, int, int, int] = ()  # type: ignore[assignment]
+    array_tile: tuple[int, ...] = ()
     """Tensor engine: first row and column, rows and columns of the array that it uses, where it was
     told to leave the rest to others; () is all of it."""
 
