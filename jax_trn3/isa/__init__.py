@@ -1,5 +1,8 @@
 """The instruction set: one table of what a NeuronCore's engines can do, at what price."""
 
+from . import random as random
+from . import scalar as scalar
+from . import sync as sync
 from . import tensor as tensor
 from .check import IllegalInstruction as IllegalInstruction
 from .check import check as check
