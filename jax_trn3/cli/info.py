@@ -21,6 +21,7 @@ _TITLES = {
     "": "Topology",
     "server": "Server",
     "chip": "Chip",
+    "chip.fabric": "Links",
     "chip.core": "NeuronCore",
     "chip.core memories": "SBUF and PSUM",
     "chip.core.tensor": "TensorE",
@@ -86,6 +87,7 @@ def _parts(topology: Topology) -> dict[str, list[Row]]:
         "Topology": topology.name,
         "Server": topology.server.name,
         "Chip": topology.chip.name,
+        "Links": topology.chip.fabric.name,
         "NeuronCore": topology.chip.core.name,
     }
     return {": ".join(filter(None, (title, names.get(title)))): parts[title] for title in parts}
@@ -107,9 +109,8 @@ def _split(path: str) -> tuple[str, str]:
 
 def _table(title: str, part: Iterable[Row]) -> Table:
     table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD)
-    for name in ("name", "value", "confidence"):
-        table.add_column(name, no_wrap=True)
-    table.add_column("source", overflow="fold")
+    for name in ("name", "value", "confidence", "source"):
+        table.add_column(name, overflow="fold")
     for row in part:
         # Text, not markup: names and sources have brackets.
         source = re.sub(r"([\w-]+/)+(?=[\w-]+\.rst)", "", row.source)

@@ -1,9 +1,10 @@
-"""One Trainium chip: its NeuronCores and its HBM."""
+"""One Trainium chip: its NeuronCores, its HBM and its links."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from .core import NEURON_CORE_V2, NEURON_CORE_V3, NEURON_CORE_V4, NeuronCore
+from .fabric import NEURONLINK_V2, NEURONLINK_V3, NEURONLINK_V4, Fabric
 from .figure import Table, published, rounded
 
 _GIB = 1024**3
@@ -41,6 +42,9 @@ class Chip:
 
     supported_lnc: tuple[int, ...]
     """Logical NeuronCore configurations: how many physical cores one device may fuse."""
+
+    fabric: Fabric
+    """The links that join such chips, and their collective cores."""
 
     published_dma_bytes_per_s: int
     """DMA bandwidth of the chip as AWS gives it, bytes per second. Only for comparison: the time
@@ -100,6 +104,7 @@ TRAINIUM1 = Chip(
         820 * 10**9, "bytes/s", f"{_V2}; {_CHIP1} has 820 GiB/s, {_CHIP2} 0.8 TB/s"
     ),
     supported_lnc=(published(1, "cores", "compiler/error-codes/EARG001.rst"),),
+    fabric=NEURONLINK_V2,
     published_dma_bytes_per_s=published(1 * _TERA, "bytes/s", _CHIP1),
     published_peak_flops=_peaks({"bfloat16": 190, "float8": 190, "float32": 47.5}, _CHIP1),
     power_w=None,
@@ -115,6 +120,7 @@ TRAINIUM2 = Chip(
         2_900 * 10**9, "bytes/s", f"{_CHIP2}, and 185.6 TB/s for 64 in trn2-arch.rst; {_V3} has 3"
     ),
     supported_lnc=(published(1, "cores", _LNC), published(2, "cores", _LNC)),
+    fabric=NEURONLINK_V3,
     published_dma_bytes_per_s=published(3_500 * 10**9, "bytes/s", _CHIP2),
     published_peak_flops=_peaks(
         {"float8_double_row": 1_299, "bfloat16": 667, "float32": 181, "sparse": 2_563}, _CHIP2
@@ -140,6 +146,7 @@ TRAINIUM3 = Chip(
         f"{_CHIP3}, and 705.6 TB/s for 144 in trn3-arch.rst; {_V4} has 4.7",
     ),
     supported_lnc=(published(1, "cores", _LNC), published(2, "cores", _LNC)),
+    fabric=NEURONLINK_V4,
     published_dma_bytes_per_s=published(4_900 * 10**9, "bytes/s", _CHIP3),
     published_peak_flops=_peaks(
         {"mx": 2_517, "bfloat16": 671, "float32": 183, "sparse": 2_517}, _CHIP3

@@ -88,7 +88,7 @@ def _figure_row(figure: Any, path: str) -> Row:
 
 def _field(path: str) -> str:
     """The last field in a path: what its name says of units holds for keys and indices, too."""
-    return path.partition("[")[0].rpartition(".")[2]
+    return re.sub(r"\[[^\[\]]*\]", "", path).rpartition(".")[2]
 
 
 def extrapolated_figures(machine: object) -> tuple[Row, ...]:

@@ -49,14 +49,15 @@ def lines(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -
 
 def test_tables_are_headed_by_the_parts(lines: list[str]) -> None:
     titles = [line.strip() for line in lines if line and not line.startswith(" ")]
-    assert titles[:5] == [
+    assert titles[:6] == [
         "Topology: trn3-gen2",
         "Server: Trn3 Gen2 sled",
         "Chip: Trainium3",
+        "Links: NeuronLink-v4",
         "NeuronCore: NeuronCore-v4",
         "SBUF and PSUM",
     ]
-    assert titles[5:11] == ["TensorE", "VectorE", "ScalarE", "GpSimdE", "SyncE", "DMA"]
+    assert titles[6:] == ["TensorE", "VectorE", "ScalarE", "GpSimdE", "SyncE", "DMA"]
 
 
 @pytest.mark.parametrize(

@@ -206,3 +206,27 @@ def test_what_is_derived_follows_a_hypothetical_chip() -> None:
     assert chip.sbuf_bytes == 2 * TRAINIUM3.sbuf_bytes
     assert chip.core.sbuf_usable_partition_bytes == (512 - 16) * KIB
     assert chip.cores_per_stack == 1
+
+
+def test_half_the_links() -> None:
+    chip = TRAINIUM3
+    for axis, tier in TRAINIUM3.fabric.tiers.items():
+        path = f"fabric.tiers[{axis}].bandwidth_bytes_per_s"
+        chip = with_figure(chip, path, tier.bandwidth_bytes_per_s / 2)
+    for axis, tier in chip.fabric.tiers.items():
+        assert 2 * tier.bandwidth_bytes_per_s == TRAINIUM3.fabric.tiers[axis].bandwidth_bytes_per_s
+    assert dataclasses.replace(get_topology("trn3-gen2"), chip=chip).chip.fabric == chip.fabric
+
+
+def test_neuronlink() -> None:
+    # trainium2.rst 1.28 TB/s, trainium3.rst 2.56 TB/s; "2 TB/s" is trn3-arch.rst's 2,048 GiB/s.
+    assert TRAINIUM2.fabric.chip_bandwidth_bytes_per_s == 1.28 * TERA
+    assert TRAINIUM3.fabric.chip_bandwidth_bytes_per_s == 2.56 * TERA
+    assert TRAINIUM3.fabric.chip_bandwidth_bytes_per_s > 2_048 * GIB
+
+
+@pytest.mark.parametrize("name", ["trn2-ultraserver", "trn3-gen2", "trn3-gen1"])
+def test_efa_of_a_server_is_that_of_its_chips(name: str) -> None:
+    topology = get_topology(name)
+    efa = topology.chip.fabric.tiers["ultraserver"].bandwidth_bytes_per_s
+    assert efa * topology.server.num_chips == topology.server.efa_bytes_per_s
