@@ -61,8 +61,9 @@ def new_loop_index() -> Index:
 class Tile:
     """Memory that a program allocates as one: `slots` equal tiles, used in turn.
 
-    Two slots are double buffering; a grid of blocks is as many slots as it has blocks. Index it with
-    the slot, then slice it: `tile[i][0:64, :]`, `tile[4 * i : 4]` (4 slots from slot 4 * i on).
+    Two slots are double buffering; a grid of blocks is as many slots as it has blocks. `tile[i]` is
+    slot i, `tile[i][0:64, :]` a part of it, `tile.run(4 * i, 4)` slots 4 * i to 4 * i + 3. A tile of
+    one slot is sliced directly: `tile[0:64, :]`.
     """
 
     name: str
@@ -116,13 +117,18 @@ class Tile:
         return math.prod(self.shape) * self.element.bytes
 
     def __getitem__(self, key: object) -> "Access":
-        """Slot(s) of the tile; of a tile with one slot, or by a tuple, a part of slot 0."""
-        whole = Access(self)
+        """Slot `key`; or, of a tile with one slot, a part of it."""
         if isinstance(key, (int, Index)):
             return Access(self, slot=as_index(key))
-        if isinstance(key, slice) and isinstance(key.start, (int, Index)) and self.slots > 1:
-            return Access(self, slot=as_index(key.start), slot_count=int(key.stop))
-        return whole[key]
+        if self.slots > 1:
+            raise TypeError(
+                f"tile {self.name} has {self.slots} slots: choose one, tile[i], and slice that"
+            )
+        return Access(self)[key]
+
+    def run(self, first: "int | Index", count: int) -> "Access":
+        """`count` consecutive slots from `first` on."""
+        return Access(self, slot=as_index(first), slot_count=count)
 
     @property
     def all(self) -> "Access":

@@ -1,9 +1,11 @@
 """A program of engine instructions in, a timeline out. Knows nothing of JAX's tracing."""
 
+from .allocation import allocate as allocate
+from .errors import DoesNotFit as DoesNotFit
+from .errors import IllegalProgram as IllegalProgram
 from .program import Loop as Loop
 from .program import Program as Program
 from .program import loop as loop
 from .program import program as program
-from .simulate import IllegalProgram as IllegalProgram
 from .simulate import simulate as simulate
 from .timeline import Timeline as Timeline

@@ -204,6 +204,10 @@ class Clock:
                 over = start + occupancy
             elif kind == 2:
                 start, over = self._multiply(op, start)
+            elif kind == 4:
+                # In the order of the queue: not before the array has started on what is before it.
+                start = max(start, self.load_free[extra])
+                over = start + occupancy
             else:
                 for port in extra:
                     start = max(start, free[port])

@@ -32,6 +32,9 @@ class Kind(IntEnum):
     DMA = 3
     """A queue, then the DMA engines."""
 
+    BESIDE = 4
+    """The tensor engine, beside the multiplication before (background transposes)."""
+
 
 class Op(NamedTuple):
     """One instruction at one place of its tiles' rotation."""
@@ -126,9 +129,17 @@ class Decoder:
         self.instructions: list[Instruction] = []
         """The text: an instruction's place is its number."""
         self.work: list[Work] = []
+        self.beside: set[int] = set()
+        """Instructions that run beside the one before them on the tensor engine."""
         self.transfers: dict[int, tuple[tuple[tuple[int, int], ...], int, int]] = {}
         """By instruction: ((DMA engine, ps), ...), HBM's server, ps of it."""
         self._ops: dict[tuple[int, tuple[int, ...]], list[Op]] = {}
+
+    def lane(self, number: int) -> str:
+        """The engine or queue on which an instruction runs, by name."""
+        instruction = self.instructions[number]
+        beside = " background" if number in self.beside else ""
+        return f"core{instruction.core}/{instruction.engine}{beside}"
 
     def server(self, name: str) -> int:
         """The number of a server."""
@@ -149,11 +160,22 @@ class Decoder:
                 flush()
                 parts.append(self._loop(node))
             else:
-                straight.append((len(self.instructions), node))
+                number = len(self.instructions)
                 self.instructions.append(node)
                 self.work.append(node.spec.cost(node, self.core))
+                self._pair(straight, number)
+                straight.append((number, node))
         flush()
         return Body(tuple(parts))
+
+    def _pair(self, before: list[tuple[int, Instruction]], number: int) -> None:
+        """Lets a background transpose run beside the tensor engine's instruction before it, unless
+        that one runs beside another itself (trainium3_arch.rst, "background transpose")."""
+        if self.work[number].background:
+            lane = self.lane(number)
+            last = next((n for n, _ in reversed(before) if self.lane(n).startswith(lane)), None)
+            if last is not None and last not in self.beside:
+                self.beside.add(number)
 
     def _loop(self, loop: Loop) -> DecodedLoop:
         body = self.body(loop.body)
@@ -220,6 +242,11 @@ class Decoder:
     def _matmul(self, number: int, instruction: Instruction, place: dict[int, int]) -> Op:
         tensor, work = self.core.tensor, self.work[number]
         occupancy = picoseconds(work.cycles, tensor.clock_hz)
+        if number in self.beside:
+            latency = picoseconds(tensor.latency_cycles, tensor.clock_hz)
+            array = self._engine(instruction)
+            beside = self.server(f"core{instruction.core}/tensor background")
+            return Op(Kind.BESIDE, beside, occupancy, latency, (), (), number, array)
         slow = max(occupancy, math.ceil(occupancy / tensor.throttle_speed))
         weights = instruction.get("stationary")
         if isinstance(weights, Access):

@@ -3,17 +3,14 @@
 from jax_trn3.hardware import TRAINIUM3, Chip
 from jax_trn3.isa import check
 
+from .allocation import allocate
 from .cells import Cells
 from .clock import Clock, Deadlock, UnwrittenRead
 from .decode import Decoder
+from .errors import IllegalProgram
 from .program import Program
 from .repetition import Run
 from .timeline import Timeline, timeline
-
-
-class IllegalProgram(ValueError):
-    """A program that cannot run: it reads what nobody wrote, waits for what nobody signals, or does
-    not fit."""
 
 
 def simulate(
@@ -32,12 +29,14 @@ def simulate(
     **Returns:** The timeline, in integer picoseconds.
 
     **Raises:** `IllegalInstruction` for an instruction that the core does not have, or not so;
-    `IllegalProgram` for one that reads what nobody wrote or waits for what nobody signals.
+    `DoesNotFit` for a program that needs more SBUF or PSUM than there is; `IllegalProgram` for one
+    that reads what nobody wrote or waits for what nobody signals.
     """
     core = chip.core
     for instruction in program.instructions():
         check(instruction, core)
-    cells = Cells(access for i in program.instructions() for _, access in i.operands)
+    program = allocate(program, core)
+    cells = Cells((access for i in program.instructions() for _, access in i.operands), core)
     bandwidth = chip.hbm_bandwidth_bytes_per_s / chip.hbm_stacks / active_cores
     decoder = Decoder(chip, bandwidth, cells)
     body = decoder.body(program.body)

@@ -70,6 +70,9 @@ class Timeline:
     work: tuple[Work, ...]
     """What each asks of its engine."""
 
+    lanes: tuple[str, ...]
+    """The engine or queue on which each runs: "core0/vector", "core0/dma:sync"."""
+
     events: np.ndarray
     """int64[n, 6], `COLUMNS`: what was simulated, in program order."""
 
@@ -174,12 +177,12 @@ class Timeline:
 
     @functools.cached_property
     def engines(self) -> dict[str, EngineTime]:
-        """How each compute engine spent the time, by name; of several cores "core1/vector"."""
+        """How each compute engine spent the time, by name: "core0/tensor"."""
         busy, waiting = self.total("start", "free"), self.total("issued", "start")
-        names = dict.fromkeys(_engine(i) for i in self.instructions if not i.engine.startswith("dma"))
+        lanes = np.array(self.lanes)
         spent = {}
-        for name in names:
-            own = [_engine(i) == name for i in self.instructions]
+        for name in dict.fromkeys(lane for lane in self.lanes if "/dma:" not in lane):
+            own = lanes == name
             worked, waited = int(busy[own].sum()), int(waiting[own].sum())
             idle = self.time_ps - worked - waited
             spent[name] = EngineTime(name, worked, waited, idle, int(self.executions[own].sum()))
@@ -255,11 +258,6 @@ class Timeline:
         return once
 
 
-def _engine(instruction: Instruction) -> str:
-    prefix = f"core{instruction.core}/" if instruction.core else ""
-    return prefix + instruction.engine
-
-
 def _expand(events: np.ndarray, repeats: list[Repeat], begin: int, end: int) -> np.ndarray:
     """Rows of `events[begin:end]` with the repetitions in it carried out."""
     pieces = []
@@ -306,6 +304,7 @@ def timeline(
         chip,
         tuple(decoder.instructions),
         tuple(decoder.work),
+        tuple(decoder.lane(number) for number in range(len(decoder.instructions))),
         np.array(events, np.int64).reshape(-1, 6),
         tuple(repeats),
         tuple(transfers),
