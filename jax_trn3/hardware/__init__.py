@@ -12,6 +12,8 @@ from .dma import DmaEngines as DmaEngines
 from .engine import ComputeEngine as ComputeEngine
 from .engine import SyncEngine as SyncEngine
 from .engine import TensorEngine as TensorEngine
+from .fabric import Fabric as Fabric
+from .fabric import Tier as Tier
 from .figure import Confidence as Confidence
 from .figure import Figure as Figure
 from .figure import Table as Table
