@@ -73,9 +73,7 @@ def _allocate(
     if apart is not None:
         return apart
     # The largest first: what is left over then fits between them.
-    shared = _first_fit(
-        sorted(free, key=lambda t: -extent(t, core)), needed, placed, core, limit
-    )
+    shared = _first_fit(sorted(free, key=lambda t: -extent(t, core)), needed, placed, core, limit)
     if shared is not None:
         return shared
     raise DoesNotFit(_excess(name, memory, tiles, needed, core, limit))
@@ -88,7 +86,7 @@ def _first_fit(
     core: NeuronCore,
     limit: int,
 ) -> dict[Tile, int] | None:
-    """Puts each tile at the lowest address that is free while it is needed; None if one has none."""
+    """Puts each tile at the lowest address free while it is needed; None if there is none."""
     placed = dict(placed)
     for tile in tiles:
         size, align = extent(tile, core), _alignment(tile, core)
@@ -109,7 +107,9 @@ def _first_fit(
 
 
 def _alignment(tile: Tile, core: NeuronCore) -> int:
-    return _SBUF_ALIGNMENT if tile.memory == "sbuf" else min(pitch(tile, core), core.psum_bank_bytes)
+    return (
+        _SBUF_ALIGNMENT if tile.memory == "sbuf" else min(pitch(tile, core), core.psum_bank_bytes)
+    )
 
 
 def _check_address(
@@ -122,10 +122,16 @@ def _check_address(
     assert tile.address is not None
     first, offset = tile.address
     size = extent(tile, core)
-    if offset < 0 or offset + size > limit or first < 0 or first + tile.partitions > core.partitions:
+    if (
+        offset < 0
+        or offset + size > limit
+        or first < 0
+        or first + tile.partitions > core.partitions
+    ):
         raise DoesNotFit(
             f"tile {tile.name} at partition {first}, byte {offset} takes {tile.partitions} "
-            f"partitions of {size} bytes; {tile.memory} of {core.name} has {core.partitions} of {limit}"
+            f"partitions of {size} bytes; {tile.memory} of {core.name} has {core.partitions} "
+            f"of {limit}"
         )
     for other, start in placed.items():
         apart = start + extent(other, core) <= offset or offset + size <= start
@@ -135,10 +141,10 @@ def _check_address(
         )
         if not apart and not above and needed[other].meets(needed[tile]):
             raise IllegalProgram(
-                f"tiles {other.name} (bytes {start} to {start + extent(other, core)}) and {tile.name} "
-                f"(bytes {offset} to {offset + size}) overlap in {tile.memory}, and both are needed at "
-                f"the same time: instructions {needed[other].first} to {needed[other].last} and "
-                f"{needed[tile].first} to {needed[tile].last}"
+                f"tiles {other.name} (bytes {start} to {start + extent(other, core)}) and "
+                f"{tile.name} (bytes {offset} to {offset + size}) overlap in {tile.memory}, and both "
+                f"are needed at the same time: instructions {needed[other].first} to "
+                f"{needed[other].last} and {needed[tile].first} to {needed[tile].last}"
             )
 
 
@@ -159,7 +165,8 @@ def _excess(
     alive.sort(key=lambda t: -extent(t, core))
     total = sum(extent(t, core) for t in alive)
     largest = ", ".join(
-        f"{t.name} {extent(t, core)}" + (f" ({t.slots} slots of {t.partition_bytes})" * (t.slots > 1))
+        f"{t.name} {extent(t, core)}"
+        + (f" ({t.slots} slots of {t.partition_bytes})" * (t.slots > 1))
         for t in alive[:5]
     )
     return (

@@ -8,21 +8,24 @@ timeline, and a loop can be extrapolated exactly (`repetition.py`).
 - Engines run their instructions in program order, and wait for the cells they need (`cells.py`).
 - DMA queues are in order, too, but behind them all share the DMA engines and HBM. A transfer gets
   its turn by *rank*: the place at which its operands are ready if every instruction takes one unit
-  and every transfer sixteen, and nothing contends. A store that waits for a long computation so does
-  not hold up loads that need not wait; no rank depends on how fast a machine is.
-- The tensor engine loads weights behind the multiplication before, and after a pause runs at reduced
-  speed until it has worked for a while (`_Throttle`).
+  and every transfer sixteen, and nothing contends. A store that waits for a long computation so
+  does not hold up loads that need not wait; no rank depends on how fast a machine is.
+- The tensor engine loads weights behind the multiplication before, and after a pause runs at
+  reduced speed until it has worked for a while (`Throttle`).
 """
 
 import heapq
 from collections import defaultdict, deque
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from .decode import Kind, Op, Transfer
 
 UNWRITTEN = -(1 << 62)
 """Time of the last write of a cell that nobody has written."""
+
+# Members of the enumeration as plain integers, which compare faster.
+_PLAIN, _MATMUL, _DMA, _BESIDE = map(int, (Kind.PLAIN, Kind.MATMUL, Kind.DMA, Kind.BESIDE))
 
 _TRANSFER_RANK = 16
 """Rank that a transfer takes; a DMA takes about 2 us, an instruction about 0.1 us."""
@@ -35,7 +38,7 @@ _MOST_PENDING = 64
 
 
 class Event(NamedTuple):
-    """What happened to one instruction, in ps."""
+    """What happened to one instruction, in ps. (The clock writes plain tuples: they are faster.)"""
 
     issued: int
     """Its server was free for it; of a DMA: its descriptors went out."""
@@ -121,7 +124,7 @@ class Clock:
     def __init__(self, cells: Iterable[bool], speed: float, ramp: int) -> None:
         """`cells`: for each, whether it holds a value from the start."""
         self.written = [0 if given else UNWRITTEN for given in cells]
-        """When the last write of a cell can be read; -1 - event while that is a waiting transfer."""
+        """When the last write of a cell can be read; `-1 - event` if by a waiting transfer."""
         count = len(self.written)
         self.writer = [-1] * count
         """Server of the last write."""
@@ -139,14 +142,14 @@ class Clock:
         self.load_free: dict[int, int] = defaultdict(int)
         """Tensor engines: when the next weights can be loaded."""
         self.throttles: dict[int, Throttle] = defaultdict(lambda: Throttle(speed, ramp))
-        self.signals: dict[int, list[tuple[int, int, int]]] = {}
-        """(count, time, event) that each semaphore holds."""
+        self.signals: dict[int, list[tuple[int, int, int, int]]] = {}
+        """(count, time, event, rank) of what each semaphore holds."""
         self.waiting: list[Waiting] = []
         """A heap by rank."""
         self.served: list[int] = []
         """Texts' numbers of the transfers that had their turn, in order."""
-        self.events: list[Event | None] = []
-        """In program order; None while a transfer waits."""
+        self.events: list[Any] = []
+        """An `Event` for each instruction in program order; None while a transfer waits."""
 
     def run(self, ops: list[Op]) -> None:
         """Runs instructions one after another."""
@@ -157,12 +160,12 @@ class Clock:
         free, ranks, events = self.free, self.rank, self.events
         for op in ops:
             kind, server, occupancy, latency, reads, writes, static, extra, semaphores = op
-            if kind == 3:
+            if kind == _DMA:
                 self._transfer(op)
                 continue
             event = len(events)
             issued = start = free[server]
-            if kind == 2:
+            if kind == _MATMUL:
                 start = 0
             rank = ranks[server]
             cause = -1
@@ -200,11 +203,11 @@ class Clock:
                     rank = max(rank, depth)
                     if time > start:
                         start, cause = time, after
-            if kind == 0:
+            if kind == _PLAIN:
                 over = start + occupancy
-            elif kind == 2:
+            elif kind == _MATMUL:
                 start, over = self._multiply(op, start)
-            elif kind == 4:
+            elif kind == _BESIDE:
                 # In the order of the queue: not before the array has started on what is before it.
                 start = max(start, self.load_free[extra])
                 over = start + occupancy
@@ -297,7 +300,8 @@ class Clock:
     def _serve(self) -> None:
         """Gives the first of the waiting transfers its turn."""
         _, event, ready, cause, after, op = heapq.heappop(self.waiting)
-        free, transfer = self.free, op.extra
+        free = self.free
+        transfer: Transfer = op.extra
         issued = max(free[op.server], ready)
         for other in after:
             done = self.done(other)

@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from jax_trn3.hardware import Chip, NeuronCore
 from jax_trn3.isa import Access, Index, Instruction, Semaphore, Work
@@ -54,9 +54,9 @@ class Op(NamedTuple):
     static: int
     """Which instruction of the text it is."""
 
-    extra: object = None
+    extra: Any = None
     """MATMUL: (ps to load, occupancy at throttled speed, cells of the stationary operand).
-    PORTED: the ports. DMA: `Transfer`."""
+    BESIDE: the engine it runs beside. PORTED: the ports. DMA: `Transfer`."""
 
     semaphores: tuple[tuple[tuple[int, int], ...], tuple[tuple[int, int], ...]] | None = None
     """(semaphore, count) that it waits for, and that it signals."""
@@ -260,6 +260,8 @@ class Decoder:
 
     def _dma(self, number: int, instruction: Instruction, place: dict[int, int]) -> Op:
         dma = self.work[number].dma
+        if dma is None:
+            raise TypeError(f"{instruction.name} runs on {instruction.engine}, but is no transfer")
         prefix = f"core{instruction.core}/"
         engines = tuple(
             (self.server(f"{prefix}dma engine {k}"), busy)
@@ -275,9 +277,7 @@ class Decoder:
         )
         self.transfers[number] = (engines, transfer.memory, transfer.memory_ps)
         issue, latency = math.ceil(dma.issue_ns * 1000), math.ceil(dma.latency_ns * 1000)
-        return Op(
-            Kind.DMA, self._engine(instruction), issue, latency, (), (), number, transfer
-        )
+        return Op(Kind.DMA, self._engine(instruction), issue, latency, (), (), number, transfer)
 
 
 def _slot(access: Access, place: dict[int, int]) -> int:

@@ -50,7 +50,7 @@ def _collect(
     loops: tuple[tuple[int, int], ...],
     uses: dict[Tile, list[_Use]],
 ) -> int:
-    """Notes all uses in a body whose first instruction is number `place`; returns the next number."""
+    """Notes all uses in a body from instruction number `place` on; returns the number after it."""
     for node in nodes:
         if isinstance(node, Loop):
             inside: dict[Tile, list[_Use]] = {}

@@ -9,9 +9,10 @@ did. If not (something slow catches up with something fast on the way), jump les
 """
 
 import copy
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -24,7 +25,7 @@ _FIRST_TRY = 1
 
 @dataclass(frozen=True)
 class Repeat:
-    """Events that happened again and again: event e of time k happened at `times[e] + k * step[e]`."""
+    """Events that happened again and again, event e for the k-th time `k * step[e]` later."""
 
     begin: int
     """First event of the first time."""
@@ -213,9 +214,9 @@ def _advance(run: Run, places: Sequence[_Place]) -> tuple[np.ndarray, np.ndarray
     step = d.times - c.times
     if not (np.array_equal(c.times - b.times, step) and np.array_equal(b.times - a.times, step)):
         return None
-    lengths = {y.events - x.events for x, y in zip(places, places[1:])}
-    inner = [_inner(run, x, y) for x, y in zip(places, places[1:])]
-    served = [run.clock.served[x.served : y.served] for x, y in zip(places, places[1:])]
+    lengths = {y.events - x.events for x, y in itertools.pairwise(places)}
+    inner = [_inner(run, x, y) for x, y in itertools.pairwise(places)]
+    served = [run.clock.served[x.served : y.served] for x, y in itertools.pairwise(places)]
     first, second = _window(run, a, b), _window(run, b, c)
     if len(lengths) > 1 or inner[0] != inner[1] or inner[1] != inner[2]:
         return None
@@ -224,7 +225,7 @@ def _advance(run: Run, places: Sequence[_Place]) -> tuple[np.ndarray, np.ndarray
     return step, (second - first)[:, :4]
 
 
-def _remember(run: Run, since: _Place) -> tuple[object, ...]:
+def _remember(run: Run, since: _Place) -> tuple[_Place, dict[str, Any], tuple[list[Any], ...]]:
     """What `_restore` needs to undo everything that is to happen to the state."""
     clock = run.clock
     state = {
@@ -237,8 +238,8 @@ def _remember(run: Run, since: _Place) -> tuple[object, ...]:
     return since, state, tail
 
 
-def _restore(run: Run, memory: tuple[object, ...]) -> None:
-    since, state, (events, served, repeats) = memory  # type: ignore[misc]
+def _restore(run: Run, memory: tuple[_Place, dict[str, Any], tuple[list[Any], ...]]) -> None:
+    since, state, (events, served, repeats) = memory
     clock = run.clock
     for name, value in state.items():
         setattr(clock, name, value)
@@ -270,13 +271,11 @@ def _skip(
     run.repeats.append(Repeat(a.events, b.events, periods + 2, step[1]))
     for event, first, by in zip(last, base, advance.tolist()):
         if event is not None:
-            issued, start, free, done, cause, static = first
+            issued, start, free, done, _, static = first
             later = (issued + by[0], start + by[1], free + by[2], done + by[3])
             event = (*later, event[4] + moved if event[4] >= b.events else event[4], static)
         clock.events.append(event)
-    run.repeats += [
-        Repeat(r.begin + b.events, r.end + b.events, r.count, r.step) for r in inner
-    ]
+    run.repeats += [Repeat(r.begin + b.events, r.end + b.events, r.count, r.step) for r in inner]
     _shift(clock, d.times + step[0] * periods, c.events, moved)
     return b.events
 
@@ -340,8 +339,9 @@ def _confirmed(
     if not _same_shape(d, now) or not np.array_equal(now.times, d.times + step[0] * (periods + 1)):
         return False
     length = b.events - a.events
-    if now.events != ghost + 2 * length or clock.served[-(d.served - c.served) or None :] != (
-        clock.served[c.served : d.served]
+    if (
+        now.events != ghost + 2 * length
+        or clock.served[-(d.served - c.served) or None :] != (clock.served[c.served : d.served])
     ):
         return False
     base = np.array(clock.events[a.events : b.events], np.int64)

@@ -128,7 +128,7 @@ class Timeline:
         return int(self.executions.sum())
 
     def total(self, first: str, last: str) -> np.ndarray:
-        """int64[instructions]: sum over an instruction's runs of the time from `first` to `last`."""
+        """int64[instructions]: time from column `first` to `last`, summed over the runs of each."""
         one, other = COLUMNS.index(first), COLUMNS.index(last)
         length = self.events[:, other] - self.events[:, one]
         total = length * self.multiplicity
