@@ -78,7 +78,7 @@ def _step(state: jax.Array) -> tuple[jax.Array, jax.Array]:
     return jnp.stack([*shifted, v, d], axis=-1), v + d
 
 
-def _bits(state: jax.Array | None, out: jax.ShapeDtypeStruct) -> tuple[jax.Array, jax.Array]:
+def random_bits(state: jax.Array | None, out: jax.ShapeDtypeStruct) -> tuple[jax.Array, jax.Array]:
     """uint32 of out's shape [P, ...] and the new state [P, generators * 6]."""
     if state is None:
         raise ValueError(_UNSEEDED)
@@ -107,7 +107,7 @@ def rng(
     Generators step together: those that have no element left to fill (a free size that is no
     multiple of four on VectorE) step, too.
     """
-    return _bits(state, out)
+    return random_bits(state, out)
 
 
 @instruction(
@@ -133,7 +133,7 @@ def rand2(
     `min` and `max` are numbers, or tiles of one element a partition. Which floats, and whether max
     itself can come out, is not documented.
     """
-    bits, state = _bits(state, out)
+    bits, state = random_bits(state, out)
     uniform = (bits >> 8).astype(jnp.float32).reshape(out.shape[0], -1) * jnp.float32(2**-24)
     low, high = (jnp.asarray(x, jnp.float32).reshape(-1, 1) for x in (min, max))
     return low + uniform * (high - low), state
