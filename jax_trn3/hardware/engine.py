@@ -283,7 +283,9 @@ VECTOR_V4 = replace(
     latency_cycles=extrapolated(
         144, "cycles", "Trainium2: nki-library core/topk/rotational_topk_utils.py", low=60, high=200
     ),
-    elements_per_cycle=Table(_MODES_V3 | _modes({"exponential": 4, "quantize_mx": 4}, _V4)),
+    elements_per_cycle=Table(
+        _MODES_V3 | _modes({"exponential": 4, "quantize_mx": 4, "random": 4}, _V4)
+    ),
 )
 
 # ScalarE

@@ -88,6 +88,7 @@ CONSTANTS = [
     ("core.vector.elements_per_cycle[reciprocal]", "elements/cycle", (1 / 8,) * 3, "ppp", "shared"),
     ("core.vector.elements_per_cycle[exponential]", "elements/cycle", (None, None, 4), "--p", ARCH),
     ("core.vector.elements_per_cycle[quantize_mx]", "elements/cycle", (None, None, 4), "--p", ARCH),
+    ("core.vector.elements_per_cycle[random]", "elements/cycle", (None, None, 4), "--p", ARCH),
     ("core.vector.psum_access", "flag", (True, True, True), "ppp", ARCH),
     # ScalarE.
     ("core.scalar.clock_hz", "Hz", (1.4 * G, 1.2 * G, 1.2 * G), "ppp", "Specifications"),
