@@ -1,5 +1,6 @@
 """The instruction set: one table of what a NeuronCore's engines can do, at what price."""
 
+from . import dma as dma
 from . import random as random
 from . import scalar as scalar
 from . import sync as sync

@@ -95,9 +95,7 @@ def _partitions(name: str, access: Access, core: NeuronCore) -> Iterator[str]:
         yield f"{name} starts at partition {first}; {count} partitions may start at {starts}"
 
 
-def _quadrant_start(
-    name: str, operand: Operand, access: Access, core: NeuronCore
-) -> Iterator[str]:
+def _quadrant_start(name: str, operand: Operand, access: Access, core: NeuronCore) -> Iterator[str]:
     """Scales of MX tiles lie beside each other in a quadrant (nki/deep-dives/mxfp-matmul.rst)."""
     first = first_partition(access) % core.quadrant_partitions
     if first not in operand.quadrant_starts:
@@ -150,7 +148,8 @@ def _free_pattern(access: Access) -> list[tuple[int, int]]:
 
 
 def _index(of: str, index: Access, instruction: Instruction, core: NeuronCore) -> Iterator[str]:
-    """Where the offsets of an indirect operand may lie (nki.isa docstrings, "Tensor indirection")."""
+    """Where the offsets of an indirect operand may lie (nki.isa docstrings, "Tensor
+    indirection")."""
     engine, access = instruction.engine, instruction[of]
     if engine.startswith("dma"):
         return

@@ -1,8 +1,8 @@
 """What instructions cost: cycles in which an engine can take no other one.
 
-Cost formulas are published for Trainium1 (`nki/api/nki/isa/__init__.py` as of SDK 2.26); performance
-modes and new instructions for Trainium2 and 3 (architecture guides). What an engine can do in a cycle
-is in `jax_trn3.hardware`; here is how much of it an instruction takes.
+Cost formulas are published for Trainium1 (`nki/api/nki/isa/__init__.py` as of SDK 2.26);
+performance modes and new instructions for Trainium2 and 3 (architecture guides). What an engine
+can do in a cycle is in `jax_trn3.hardware`; here is how much of it an instruction takes.
 """
 
 import math

@@ -14,8 +14,8 @@ from jax import lax
 class DType:
     """One element type.
 
-    A packed type (`float8_e4m3fn_x4`) is a container that engines move as one element and the tensor
-    engine reads as four (nki/api/nki.api.shared.rst, "Packed").
+    A packed type (`float8_e4m3fn_x4`) is a container that engines move as one element and the
+    tensor engine reads as four (nki/api/nki.api.shared.rst, "Packed").
     """
 
     name: str
@@ -89,8 +89,8 @@ def cast(values: jax.Array, dtype: DType) -> jax.Array:
 
     To a float: rounded to nearest, ties to even; beyond the largest number infinity, or NaN in a
     type without infinities (e4m3fn). To an integer: rounded the same way, then clamped; NaN is 0.
-    From integer to integer the low bits stay. AWS documents only that engines compute in float32 and
-    cast on output: how they round is our choice, that of IEEE 754 and ml_dtypes.
+    From integer to integer the low bits stay. AWS documents only that engines compute in float32
+    and cast on output: how they round is our choice, that of IEEE 754 and ml_dtypes.
     """
     target = dtype.numpy
     if dtype.name == "tfloat32":

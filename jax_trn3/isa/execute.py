@@ -1,4 +1,5 @@
-"""The reference executor: an instruction's meaning applied to arrays. Slow, obvious, the definition."""
+"""The reference executor: an instruction's meaning applied to arrays. Slow, obvious, the
+definition."""
 
 import math
 from collections.abc import Mapping
@@ -14,6 +15,7 @@ from .dtypes import DType, cast
 from .indirect import gather, scatter
 from .operand import Access
 from .spec import Instruction, Operand
+
 
 def execute(
     instruction: Instruction, arrays: Mapping[str, Any], previous: Any = None
@@ -85,8 +87,8 @@ def _array(instruction: Instruction, name: str, arrays: Mapping[str, Any]) -> ja
     shape = _shape(access.shape, access.tile.element)
     if value.shape != shape or value.dtype != access.tile.element.numpy:
         raise ValueError(
-            f"{instruction.name}: {name} = {access} needs {access.tile.element.numpy}{list(shape)}, "
-            f"not {value.dtype}{list(value.shape)}"
+            f"{instruction.name}: {name} = {access} needs "
+            f"{access.tile.element.numpy}{list(shape)}, not {value.dtype}{list(value.shape)}"
         )
     return value
 
@@ -141,7 +143,8 @@ def _out(instruction: Instruction, operand: Operand) -> jax.ShapeDtypeStruct | N
     if not isinstance(access, Access):
         return None
     element = access.tile.element
-    return jax.ShapeDtypeStruct(_shape(instruction.shape(operand.name), element), element.numpy)
+    shape = instruction.shape(operand.name) if operand.indirect else access.shape
+    return jax.ShapeDtypeStruct(_shape(shape, element), element.numpy)
 
 
 def _written(
@@ -150,14 +153,14 @@ def _written(
     """A result in the shape and dtype of the access."""
     access = instruction[name]
     element = access.tile.element
-    shape = _shape(instruction.shape(name), element)
+    operand = next(o for o in instruction.spec.operands if o.name == name)
+    shape = _shape(instruction.shape(name) if operand.indirect else access.shape, element)
     value = jnp.asarray(value)
     if value.size != math.prod(shape):
         raise ValueError(
             f"{instruction.name}: its result of shape {value.shape} does not fill {name} = {access}"
         )
     value = cast(value.reshape(shape), element)
-    operand = next(o for o in instruction.spec.operands if o.name == name)
     if operand.indirect and isinstance(instruction.get(f"{name}_index"), Access):
         if previous is None:
             raise ValueError(f"{instruction.name} scatters to {name}: what is there? (previous)")

@@ -1,10 +1,10 @@
 """Gathering and scattering along the free axis by offsets in SBUF (NeuronCore-v4).
 
 `NkiTensor.indirect(index)`: partitions work in groups of neighbours, and offset `i` of a group is
-`index[i % G, i // G]` of its partitions, G being the group's size (nki/api/nki/language/__init__.py).
-All of a group's partitions use its offsets. How many offsets an index of fewer partitions than a
-group holds, and what two equal offsets of a scatter leave, is not documented: we take all that are
-there, and the last one stays.
+`index[i % G, i // G]` of its partitions, G being the group's size
+(nki/api/nki/language/__init__.py). All of a group's partitions use its offsets. How many offsets
+an index of fewer partitions than a group holds, and what two equal offsets of a scatter leave, is
+not documented: we take all that are there, and the last one stays.
 """
 
 from typing import Any

@@ -2,9 +2,10 @@
 
 NeuronCore-v4 runs XORWOW (Marsaglia, "Xorshift RNGs", 2003) with four generators a lane on VectorE
 and one on GpSimdE; each is six uint32: x, y, z, w, v, d. Before it VectorE had an LFSR of which
-nothing is published: here it is XORWOW, too, so that numbers of Trainium1 and 2 are not the hardware's.
-Undocumented for NeuronCore-v4 and chosen here: the order of the six in memory, that element i comes
-from generator i mod 4, how a seed fills the state, and how bits become floats (24 of them).
+nothing is published: here it is XORWOW, too, so that numbers of Trainium1 and 2 are not the
+hardware's. Undocumented for NeuronCore-v4 and chosen here: the order of the six in memory, that
+element i comes from generator i mod 4, how a seed fills the state, and how bits become floats (24
+of them).
 """
 
 from collections.abc import Iterator
@@ -26,7 +27,8 @@ WORDS = 6
 """Words of one XORWOW generator."""
 
 GENERATORS = {"vector": 4, "gpsimd": 1}
-"""Generators of one lane, by engine (trainium3_arch.rst, "XORWOW-based PRNG"; nki.isa rand_set_state)."""
+"""Generators of one lane, by engine (trainium3_arch.rst, "XORWOW-based PRNG"; nki.isa
+rand_set_state)."""
 
 _WEYL = 362437  # Marsaglia's increment of d
 _UNSEEDED = "the generator has no state; begin with set_rng_seed or rand_set_state"

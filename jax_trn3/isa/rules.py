@@ -1,4 +1,5 @@
-"""Rules that many instructions share. Each is made for the operands or parameters of one of them."""
+"""Rules that many instructions share. Each is made for the operands or parameters of one of
+them."""
 
 from collections.abc import Iterator
 
@@ -27,13 +28,11 @@ def same_size(*names: str) -> Rule:
             other = (instruction.shape(name)[0], instruction.free_size(name))
             if other != size:
                 yield (
-                    f"{name} has {other[0]} partitions of {other[1]} elements, {first} has {size[0]} "
-                    f"of {size[1]}; they must agree"
+                    f"{name} has {other[0]} partitions of {other[1]} elements, {first} has "
+                    f"{size[0]} of {size[1]}; they must agree"
                 )
 
-    return _named(
-        rule, f"{_list(names)} have equal numbers of partitions and of elements in each."
-    )
+    return _named(rule, f"{_list(names)} have equal numbers of partitions and of elements in each.")
 
 
 def same_dtype(*names: str) -> Rule:

@@ -122,8 +122,9 @@ def activation(
     """`dst = op(data * scale + bias)` in float32, and the sum of a partition's results.
 
     `scale` (1 if left out) and `bias` (0) are numbers, or tiles of one element a partition. One
-    accumulator a partition stays from instruction to instruction: `reduce_cmd` "reset" sets it to 0,
-    "reduce" adds the results to it, "reset_reduce" does both, "idle" leaves it. `reduce_res` reads it.
+    accumulator a partition stays from instruction to instruction: `reduce_cmd` "reset" sets it to
+    0, "reduce" adds the results to it, "reset_reduce" does both, "idle" leaves it. `reduce_res`
+    reads it.
 
     Functions are exact here; the hardware's piecewise polynomials are not documented, nor is the
     order of the sum, nor whether it adds up what is written or, as here, what was in float32.

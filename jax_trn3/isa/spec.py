@@ -10,22 +10,22 @@ in JAX; what the decorator is told are its limits and its price. Calling the res
   number for an immediate one. A packed operand (x4) is an array with a last axis of 4.
 - the instruction's parameters, keyword-only, enumerations as strings by NKI's names.
 - keyword-only names in `SUPPLIED`, which are no parameters: whoever executes it fills them in.
-  `out`: a `jax.ShapeDtypeStruct` of the operand written; a tuple of them, None for one left out, where
-  the table has several. `previous`: the value under an "accumulate" operand, None where a sum
-  starts. `state`: what the engine remembers, None where it remembers nothing yet. `engine`: the name
-  of the one that runs it, where engines differ.
+  `out`: a `jax.ShapeDtypeStruct` of the operand written; a tuple of them, None for one left out,
+  where the table has several. `previous`: the value under an "accumulate" operand, None where a sum
+  starts. `state`: what the engine remembers, None where it remembers nothing yet. `engine`: the
+  name of the one that runs it, where engines differ.
 
-It returns the value written, a tuple of them for several (one left out is ignored), and with `state`
-a pair of that and the new state. Shapes are those of `out` up to a reshape; dtypes may be wider: the
-executor casts to the operand's type (`dtypes.cast` says how it rounds).
+It returns the value written, a tuple of them for several (one left out is ignored), and with
+`state` a pair of that and the new state. Shapes are those of `out` up to a reshape; dtypes may be
+wider: the executor casts to the operand's type (`dtypes.cast` says how it rounds).
 
-**State** is one of `STATES`: an engine's "accumulators" (one float32 a partition) or "prng" (one row
-of uint32 a partition), of which a meaning sees the rows of its partitions; or the "registers" of the
-sequencers, a dict from name to int32.
+**State** is one of `STATES`: an engine's "accumulators" (one float32 a partition) or "prng" (one
+row of uint32 a partition), of which a meaning sees the rows of its partitions; or the "registers"
+of the sequencers, a dict from name to int32.
 
-**Indirection**: an operand that may be `indirect` has an optional companion `<name>_index` behind all
-others: offsets along its free axis to gather from, or to scatter to (`indirect.py`). A meaning does
-not notice; `Instruction.shape(name)` is the shape that it sees.
+**Indirection**: an operand that may be `indirect` has an optional companion `<name>_index` behind
+all others: offsets along its free axis to gather from, or to scatter to (`indirect.py`). A meaning
+does not notice; `Instruction.shape(name)` is the shape that it sees.
 """
 
 import inspect
@@ -103,9 +103,7 @@ class Operand:
     """Where in a quadrant it may start, if not by the usual rule (scales of MX tiles)."""
 
 
-def reads(
-    name: str, *memories: Memory, dtypes: tuple[str, ...] = PLAIN, **options: Any
-) -> Operand:
+def reads(name: str, *memories: Memory, dtypes: tuple[str, ...] = PLAIN, **options: Any) -> Operand:
     """An operand that is read, from SBUF or PSUM unless `memories` says otherwise."""
     return Operand(name, "read", memories or ("sbuf", "psum"), dtypes, **options)
 
@@ -204,13 +202,24 @@ class Instruction:
         return default
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Shape of an operand as the meaning sees it: gathered or scattered where it has an index."""
+        """Shape of an operand as the meaning sees it: gathered or scattered where it has an
+        index."""
         access, index = self[name], self.get(f"{name}_index")
         if not isinstance(index, Access):
             return access.shape
         if self.engine.partition(":")[0] == "dma":
             return (index.elements, *access.shape[1:])
         return (access.partitions, offsets(index, self.engine))
+
+    def updates(self, operand: Operand) -> bool:
+        """Whether what lies under a written operand counts: where it is added to or scattered
+        to."""
+        if operand.role == "read":
+            return False
+        if self.get(f"{operand.name}_index") is not None:
+            return True
+        accumulate = self.get("accumulate")
+        return bool(accumulate) or (operand.role == "accumulate" and accumulate is None)
 
     def free_size(self, name: str) -> int:
         """Elements a partition of an operand as the meaning sees it."""
@@ -262,7 +271,7 @@ class InstructionSpec:
     state: State | None = None
     """What of the engine's state it reads or changes."""
 
-    chooses: Callable[[Instruction], Engine] | None = None
+    chooses: Callable[[Instruction], str] | None = None
     """Which engine runs it where the program does not say; None is the first."""
 
     def __call__(
@@ -277,12 +286,13 @@ class InstructionSpec:
     ) -> Instruction:
         """An instruction for a program; operands in the table's order or by name.
 
-        **Raises:** `TypeError` for an operand or parameter that it does not have or that is missing.
+        **Raises:** `TypeError` for an operand or parameter that it does not have or that is
+        missing.
         """
         given: dict[str, Any] = dict(zip((o.name for o in self.operands), operands))
         if len(operands) > len(self.operands):
             raise TypeError(f"{self.name} takes {len(self.operands)} operands, not {len(operands)}")
-        params = {}
+        params: dict[str, Any] = {}
         for name, value in named.items():
             if name in given or name not in (*(o.name for o in self.operands), *self.params):
                 known = ", ".join([*(o.name for o in self.operands), *self.params])
@@ -303,7 +313,7 @@ class InstructionSpec:
             raise TypeError(f"{self.name} needs {', '.join(missing)}")
         made = Instruction(
             self.name,
-            engine or self._default_engine({*given} | {str(v) for v in params.values()}),
+            engine or ("dma:sync" if self.engines[0] == "dma" else self.engines[0]),
             tuple(accesses),
             tuple(sorted(params.items())),
             origin or _caller(),
@@ -313,14 +323,6 @@ class InstructionSpec:
         )
         chosen = self.chooses(made) if self.chooses and not engine else made.engine
         return made if chosen == made.engine else replace(made, engine=chosen)
-
-
-    def _default_engine(self, words: set[str]) -> str:
-        """The first engine; of a DMA the queue of the engine that can write its descriptors."""
-        if self.engines[0] != "dma":
-            return self.engines[0]
-        indirect = words & {"swdge", *(o.name for o in self.operands if o.index_of)}
-        return "dma:gpsimd" if indirect else "dma:sync"
 
 
 def _caller() -> Origin:
@@ -343,11 +345,12 @@ def instruction(
     rules: tuple[Rule, ...] = (),
     since: int = 2,
     state: State | None = None,
-    chooses: Callable[[Instruction], Engine] | None = None,
+    chooses: Callable[[Instruction], str] | None = None,
 ) -> Callable[[Callable[..., Any]], InstructionSpec]:
     """Enters the decorated function into the table as an instruction's meaning.
 
-    **Raises:** `ValueError` for a name that the table has, or a meaning that breaks the conventions.
+    **Raises:** `ValueError` for a name that the table has, or a meaning that breaks the
+    conventions.
     """
 
     def enter(meaning: Callable[..., Any]) -> InstructionSpec:

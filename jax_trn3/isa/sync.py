@@ -1,7 +1,7 @@
 """What an engine's sequencer does without its engine: registers, barriers, nothing.
 
-Registers are virtual, as in NKI: a program names them (`Register("i")`), a compiler gives each one of
-the sequencer's physical ones.
+Registers are virtual, as in NKI: a program names them (`Register("i")`), a compiler gives each one
+of the sequencer's physical ones.
 """
 
 from collections.abc import Iterator
@@ -108,8 +108,8 @@ def register_move(
 def register_load(
     src: jax.Array, *, dst: Register, state: _REGISTERS | None = None
 ) -> tuple[Any, _REGISTERS]:
-    """`dst = src`, an element of at most 32 bits from SBUF or HBM: 32-bit types bit by bit, narrower
-    integers by value, other types by their bits, zeros above (narrow types: our reading).
+    """`dst = src`, an element of at most 32 bits from SBUF or HBM: 32-bit types bit by bit,
+    narrower integers by value, other types by their bits, zeros above (narrow types: our reading).
 
     No cost is published: that of any instruction of a sequencer, without the access to memory.
     """
@@ -164,8 +164,8 @@ def _both_cores(instruction: Instruction, core: NeuronCore) -> Iterator[str]:
 def core_barrier(data: jax.Array, *, cores: tuple[int, ...] = (0, 1)) -> Any:
     """Goes on when every core of `cores` has come this far; `data` in HBM is what they share.
 
-    It moves nothing: each core signals a semaphore of the other and waits for its own. The time that
-    a signal takes between cores is not published and not part of the cost.
+    It moves nothing: each core signals a semaphore of the other and waits for its own. The time
+    that a signal takes between cores is not published and not part of the cost.
     """
     return ()
 
@@ -176,6 +176,6 @@ def core_barrier(data: jax.Array, *, cores: tuple[int, ...] = (0, 1)) -> Any:
     source="tools/neuron-explorer/profile-schema-reference.rst: NOP, EVENT_SEMAPHORE",
 )
 def nop() -> Any:
-    """Nothing, but to wait for semaphores and to signal them. Not an instruction of NKI's: compilers
-    put it in."""
+    """Nothing, but to wait for semaphores and to signal them. Not an instruction of NKI's:
+    compilers put it in."""
     return ()

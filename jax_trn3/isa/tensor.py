@@ -104,8 +104,8 @@ def _sizes(instruction: Instruction, core: NeuronCore) -> Iterator[str]:
     result = (instruction.shape("dst")[0], instruction.free_size("dst"))
     if result != (columns, rows):
         yield (
-            f"dst is [{result[0]}, {result[1]}]; stationary free size {columns} and moving free size "
-            f"{rows} give [{columns}, {rows}]"
+            f"dst is [{result[0]}, {result[1]}]; stationary free size {columns} and moving free "
+            f"size {rows} give [{columns}, {rows}]"
         )
 
 
@@ -167,8 +167,8 @@ def _result_dtype(instruction: Instruction, core: NeuronCore) -> Iterator[str]:
 
 
 def _double_row(instruction: Instruction, core: NeuronCore) -> Iterator[str]:
-    """perf_mode "double_row" from NeuronCore-v3 on: float8, first free dimension 2, neither transpose
-    nor column tiles."""
+    """perf_mode "double_row" from NeuronCore-v3 on: float8, first free dimension 2, neither
+    transpose nor column tiles."""
     if instruction.get("perf_mode", "none") != "double_row":
         return
     if "float8_double_row" not in core.tensor.passes:
@@ -226,8 +226,8 @@ def _tiling(instruction: Instruction, core: NeuronCore) -> Iterator[str]:
     if not size or not position:
         yield f"tile_position is {position} and tile_size {size}; both are given or neither"
         return
-    columns_allowed = (core.tensor.columns,) if instruction.name == "nc_matmul_mx" else None
-    columns_allowed = columns_allowed or _row_sizes(core)
+    whole = instruction.name == "nc_matmul_mx"
+    columns_allowed = (core.tensor.columns,) if whole else _row_sizes(core)
     for what, start, count, allowed in (
         ("row", position[0], size[0], _row_sizes(core)),
         ("column", position[1], size[1], columns_allowed),
@@ -298,12 +298,13 @@ def nc_matmul(
     """`dst[M, N] (+)= stationary[K, M].T @ moving[K, N]`, products and sum in float32.
 
     A bfloat16 dst (NeuronCore-v4) is read, added to in float32 and rounded to nearest even. With
-    `perf_mode="double_row"` operands are [K, 2, M] and [K, 2, N] and both first axes are contracted.
+    `perf_mode="double_row"` operands are [K, 2, M] and [K, 2, N] and both first axes are
+    contracted.
 
     `accumulate` None continues the sum that is there, if one is. `is_transpose`, moving being an
     identity, moves bits: `dst[n] = stationary[:, n]`, NaN and infinities included, float8 into the
-    lower half of 16 bits. (On NeuronCore-v2 a transpose is a product, in float32, and not exact with
-    NaN or infinities; what comes out of these is not documented, and exact here.)
+    lower half of 16 bits. (On NeuronCore-v2 a transpose is a product, in float32, and not exact
+    with NaN or infinities; what comes out of these is not documented, and exact here.)
 
     The hints `is_stationary_onezero` and `is_moving_onezero` make a float32 product cheaper;
     `tile_position` and `tile_size` name the part of the array to use, so that others can run beside
@@ -393,14 +394,15 @@ def nc_matmul_mx(
     tile_size: tuple[int, int] = (),  # type: ignore[assignment]
     accumulate: bool | None = None,
 ) -> jax.Array:
-    """`dst[M, N] (+)= sum over p, q of stationary[p, M, q] * moving[p, N, q]`, each times its scale.
+    """`dst[M, N] (+)= sum over p, q of stationary[p, M, q] * moving[p, N, q]`, each times its
+    scale.
 
     Operands are [P, F] words of four values; the 8 partitions from 8g on share the scales of a row:
     partition `32 (g // 4) + g % 4` of the scale operand, which may start at partition 0, 4, 8 or 12
     of a quadrant (`numerics.hardware_layout`). Operands may mix formats. A scale of 255 is NaN.
 
-    Sum and bfloat16 dst as in `nc_matmul`. The order of the sum, and when scales are applied, is not
-    documented: here products of dequantized float32 values.
+    Sum and bfloat16 dst as in `nc_matmul`. The order of the sum, and when scales are applied, is
+    not documented: here products of dequantized float32 values.
     """
     operands = (_dequantized(stationary, stationary_scale), _dequantized(moving, moving_scale))
     return _summed(_product(*operands, (0,)), previous)
@@ -458,10 +460,18 @@ def _transpose_sizes(instruction: Instruction, core: NeuronCore) -> Iterator[str
         yield f"dst is {dst.dtype}; {instruction.engine} transposes {data.dtype} into {dtype}"
 
 
+def _transpose_engine(instruction: Instruction) -> str:
+    """TensorE where it can, from SBUF into PSUM, floats; else VectorE."""
+    data, dst = instruction["data"], instruction["dst"]
+    tensor = (data.memory, dst.memory) == ("sbuf", "psum") and data.dtype in FLOATS
+    return "tensor" if tensor else "vector"
+
+
 @instruction(
     writes("dst", dtypes=PLAIN),
     reads("data", dtypes=PLAIN),
     engines=("tensor", "vector"),
+    chooses=_transpose_engine,
     cost=_transpose_work,
     rules=(_transpose_sizes, _banks),
     source="nki/api/nki/isa/__init__.py, nc_transpose; trainium2_arch.rst",
