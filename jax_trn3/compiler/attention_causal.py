@@ -9,15 +9,16 @@ from __future__ import annotations
 from typing import Any
 
 from jaxlib.mlir import ir
-from jaxlib.mlir.dialects import stablehlo
 
 from .attention_pattern import SAME, Attention, Axes, axes_of, operand_axes
-from .indices import indices, is_splat, shape
+from .indices import Indices, indices
+from .operations import direction, producer, shape, splat
 
 # A finite filling is as good as -inf if no logit comes near it.
 _VERY_LOW = -1e30
 
 _PASSING = SAME | {"stablehlo.transpose", "stablehlo.reshape"}
+_SPREADING = _PASSING | {"stablehlo.broadcast_in_dim"}
 _SCALING = _PASSING | {"stablehlo.multiply", "stablehlo.divide", "stablehlo.tanh"}
 
 Affine = tuple[int, int, int]  # of row, of column, constant
@@ -25,7 +26,7 @@ Affine = tuple[int, int, int]  # of row, of column, constant
 
 def causal_offset(attention: Attention) -> int | None:
     """The offset for which only columns <= row + offset matter, or None."""
-    difference = _producer(attention.exponential.operands[0])
+    difference = producer(attention.exponential.operands[0])
     if difference is None or difference.name != "stablehlo.subtract":
         return None
     select = _back(difference.operands[0], _PASSING)
@@ -44,38 +45,32 @@ def causal_offset(attention: Attention) -> int | None:
     return offset if _only_zeros_outside(attention, select) else None
 
 
-def _producer(value: Any) -> Any:
-    return value.owner.operation if isinstance(value, ir.OpResult) else None
-
-
 def _back(value: Any, through: set[str]) -> Any:
     """The operation before those named in `through`, along first operands."""
-    op = _producer(value)
+    op = producer(value)
     while op is not None and op.name in through:
         if len(op.operands) == 2 and not _is_scalar(op.operands[1]):
             return None
-        op = _producer(op.operands[0])
+        op = producer(op.operands[0])
     return op
+
+
+def _unbroadcast(value: Any) -> Any:
+    """The value that is spread, or passed on, to make this one."""
+    while (op := producer(value)) is not None and op.name in _SPREADING:
+        value = op.operands[0]
+    return value
 
 
 def _is_scalar(value: Any) -> bool:
     """Whether a value is the same number everywhere."""
-    op = _producer(value)
-    while op is not None and op.name in _PASSING | {"stablehlo.broadcast_in_dim"}:
-        value = op.operands[0]
-        op = _producer(value)
-    return shape(value) == () or _constant(value) is not None
+    return shape(_unbroadcast(value)) == () or _constant(value) is not None
 
 
 def _constant(value: Any) -> float | None:
     """A number that a value is everywhere."""
-    op = _producer(value)
-    while op is not None and op.name in _PASSING | {"stablehlo.broadcast_in_dim"}:
-        op = _producer(op.operands[0])
-    if op is None or not is_splat(op):
-        return None
-    number = op.attributes["value"].get_splat_value()
-    return float(number.value) if hasattr(number, "value") else None
+    number = splat(producer(_unbroadcast(value)))
+    return None if number is None else float(number)
 
 
 def _operands(op: Any, axes: Axes) -> list[Axes] | None:
@@ -93,18 +88,16 @@ def _bound(mask: Any, axes: Axes) -> tuple[int | None, bool]:
     constant = _constant(mask)
     if constant is not None:
         return None, bool(constant)
-    op = _producer(mask)
+    op = producer(mask)
     inner = _operands(op, axes) if op is not None else None
     if op is None or inner is None:
         return unknown
-    if op.name in _PASSING | {"stablehlo.broadcast_in_dim"}:
+    if op.name in _SPREADING:
         return _bound(op.operands[0], inner[0])
-    if op.name == "stablehlo.and":
-        (left, all_left), (right, all_right) = map(_bound, op.operands, inner)
-        offsets = [offset for offset in (left, right) if offset is not None]
-        return min(offsets, default=None), all_left and all_right
-    if op.name == "stablehlo.select" and _constant(op.operands[2]) == 0:
-        (left, all_left), (right, all_right) = map(_bound, op.operands[:2], inner[:2])
+    if op.name == "stablehlo.and" or (
+        op.name == "stablehlo.select" and _constant(op.operands[2]) == 0
+    ):
+        (left, all_left), (right, all_right) = map(_bound, list(op.operands)[:2], inner[:2])
         offsets = [offset for offset in (left, right) if offset is not None]
         return min(offsets, default=None), all_left and all_right
     if op.name == "stablehlo.compare":
@@ -117,14 +110,14 @@ def _comparison(op: Any, axes: list[Axes]) -> tuple[int | None, bool]:
     if left is None or right is None:
         return None, False
     row, column, constant = (x - y for x, y in zip(left, right))
-    direction = str(stablehlo.ComparisonDirectionAttr(op.attributes["comparison_direction"]).value)
-    if direction in ("LE", "LT"):
+    asked = direction(op)
+    if asked in ("LE", "LT"):
         row, column, constant = -row, -column, -constant
-    elif direction not in ("GE", "GT"):
+    elif asked not in ("GE", "GT"):
         return None, False
     if (row, column) != (1, -1):
         return None, False
-    return constant - (direction in ("LT", "GT")), True
+    return constant - (asked in ("LT", "GT")), True
 
 
 def _affine(value: Any, axes: Axes) -> Affine | None:
@@ -132,14 +125,14 @@ def _affine(value: Any, axes: Axes) -> Affine | None:
     constant = _constant(value)
     if constant is not None:
         return 0, 0, int(constant)
-    op = _producer(value)
+    op = producer(value)
     inner = _operands(op, axes) if op is not None else None
     if op is None or inner is None:
         return None
     if op.name == "stablehlo.iota":
         dimension = ir.IntegerAttr(op.attributes["iota_dimension"]).value
         return {axes[0]: (1, 0, 0), axes[1]: (0, 1, 0)}.get(dimension)
-    if op.name in _PASSING | {"stablehlo.broadcast_in_dim"}:
+    if op.name in _SPREADING:
         return _affine(op.operands[0], inner[0])
     if op.name in ("stablehlo.add", "stablehlo.subtract"):
         left, right = map(_affine, op.operands, inner)
@@ -169,8 +162,7 @@ def _only_zeros_outside(attention: Attention, select: Any) -> bool:
         is_maximum = _is_maximum(op) and inputs[0] in masked
         if leaves and not is_maximum and not any(x in zero for x in columns):
             return False
-        letters = {letter for letter in known.fixed if letter in _columns(known, axes)}
-        if letters and not is_maximum:
+        if known.fixed & _columns(known, axes) and not is_maximum:
             return False
         if any(attention.is_matrix(x) and _is_used_outside(attention, op, x) for x in op.results):
             return False
@@ -184,13 +176,15 @@ def _is_maximum(op: Any) -> bool:
     return bool(first.operation.name == "stablehlo.maximum")
 
 
-def _columns(known: Any, axes: list[Axes]) -> set[int | None]:
+def _columns(known: Indices, axes: list[Axes]) -> set[int | None]:
+    """The letters that stand for the column in an operation's operands."""
     return {
         letters[column] for letters, (_, column) in zip(known.operands, axes) if column is not None
     }
 
 
 def _is_used_outside(attention: Attention, op: Any, value: Any) -> bool:
+    """Whether others see a matrix as it is where it is masked; a mask itself they may."""
     if op in attention.masks:
         return False
     return any(use.owner.operation not in attention.levels for use in value.uses)

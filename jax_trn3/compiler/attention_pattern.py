@@ -17,9 +17,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from jaxlib.mlir import ir
-
-from .indices import Indices, Letters, indices, shape
+from .indices import Indices, Letters, indices
+from .operations import producer, shape, users
 from .order import dependencies
 
 # Rows at a time. At 64, a head's block of a matrix with 4096 columns is 1 MiB and stays in a cache;
@@ -112,21 +111,15 @@ def matrix_axes(exponential: Any) -> tuple[int, int] | None:
     return (row, column) if _reaches_product(result) else None
 
 
-def _users(value: Any) -> list[Any]:
-    return [use.owner.operation for use in value.uses]
-
-
 def _producer(value: Any, block: Any) -> Any:
     """The operation of the block that computes a value, or None."""
-    if not isinstance(value, ir.OpResult):
-        return None
-    op = value.owner.operation
-    return op if op.block == block else None
+    op = producer(value)
+    return op if op is not None and op.block == block else None
 
 
 def _summed_axis(value: Any) -> int | None:
     """The only axis that a value is summed over, right after it is computed."""
-    for user in _users(value):
+    for user in users(value):
         if user.name in SAME:
             if (axis := _summed_axis(user.results[0])) is not None:
                 return axis
@@ -188,7 +181,7 @@ def _query_axes(exponential: Any, column: int) -> set[int]:
 def _reaches_product(value: Any) -> bool:
     pending, seen = [value], set()
     while pending:
-        for user in _users(pending.pop()):
+        for user in users(pending.pop()):
             if user.name == "stablehlo.dot_general":
                 return True
             if user.name in _BETWEEN and user not in seen:
@@ -279,7 +272,7 @@ def _grow(exponential: Any, axes: tuple[int, int]) -> _Region:
         if value in seen:
             continue
         seen.add(value)
-        for user in _users(value):
+        for user in users(value):
             if user in region.ops:
                 operand_axes(region.axes, user)  # raises where they differ
             elif region.join(user) is None:
@@ -331,7 +324,7 @@ def _join_statistics(region: _Region, statistics: list[Any]) -> None:
     candidates: list[Any] = []
     pending = list(statistics)
     while pending:
-        for user in _users(pending.pop()):
+        for user in users(pending.pop()):
             if user in trial.ops or not all(map(region.is_statistic, user.results)):
                 continue
             try:
@@ -351,8 +344,8 @@ def _keep_what_returns(region: _Region, trial: _Region, candidates: list[Any]) -
     while is_changing:
         is_changing = False
         for op in candidates:
-            users = [user for computed in op.results for user in _users(computed)]
-            if op not in region.ops and any(user in region.ops for user in users):
+            using = [user for computed in op.results for user in users(computed)]
+            if op not in region.ops and any(user in region.ops for user in using):
                 region.ops.add(op)
                 region.axes |= {computed: trial.axes[computed] for computed in op.results}
                 is_changing = True

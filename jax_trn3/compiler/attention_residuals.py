@@ -15,9 +15,11 @@ from typing import Any
 
 from jaxlib.mlir import ir
 
+from . import loops
 from .attention_pattern import MIN_ELEMENTS, matrix_axes
-from .indices import indices, shape
+from .indices import indices
 from .inline import clone
+from .operations import integers, producer, shape, users
 from .order import sort_block
 
 # A mask is made again where it is used if what it is made of is this much smaller.
@@ -28,34 +30,8 @@ class _NotAvailable(Exception):
     """A value that cannot be had in the other loop without the work of the whole step."""
 
 
-def _while_loops(block: Any) -> list[Any]:
-    return [op for op in _operations(block) if op.name == "stablehlo.while"]
-
-
-def _operations(block: Any) -> list[Any]:
-    return [op.operation for op in block.operations]
-
-
-def _body(loop: Any) -> Any:
-    return loop.regions[1].blocks[0]
-
-
-def _end(block: Any) -> Any:
-    return list(block.operations)[-1].operation
-
-
-def _is_invariant(loop: Any, at: int) -> bool:
-    """Whether a loop passes an array from step to step as it is."""
-    body = _body(loop)
-    return bool(_end(body).operands[at] == body.arguments[at])
-
-
 def _size(value: Any) -> int:
     return math.prod(shape(value))
-
-
-def _producer(value: Any) -> Any:
-    return value.owner.operation if isinstance(value, ir.OpResult) else None
 
 
 def _collect(
@@ -67,7 +43,7 @@ def _collect(
     def visit(value: Any) -> None:
         if is_at_hand(value):
             return
-        op = _producer(value)
+        op = producer(value)
         if op is None or not is_allowed(op):
             raise _NotAvailable
         if op not in ordered:
@@ -85,9 +61,9 @@ def sink_masks(block: Any) -> None:
     A mask of the matrix's size that is made of indices and small arrays can then be made for a few
     rows at a time.
     """
-    for loop in _while_loops(block):
+    for loop in loops.while_loops(block):
         for at, outside in enumerate(loop.operands):
-            if _size(outside) >= MIN_ELEMENTS and _is_invariant(loop, at):
+            if _size(outside) >= MIN_ELEMENTS and loops.is_invariant(loop, at):
                 _sink(loop, at, outside)
 
 
@@ -104,17 +80,17 @@ def _sink(loop: Any, at: int, outside: Any) -> None:
         ops = _collect(outside, is_at_hand, is_allowed)
     except _NotAvailable:
         return
-    body = _body(loop)
+    body = loops.body(loop)
     values: dict[Any, Any] = {}
     first = ir.InsertionPoint.at_block_begin(body)
     for op in ops:
         clone(op, values, first)
     body.arguments[at].replace_all_uses_with(values[outside])
-    _end(body).operands[at] = body.arguments[at]
+    loops.end(body).operands[at] = body.arguments[at]
 
 
 def _is_constant(value: Any) -> bool:
-    op = _producer(value)
+    op = producer(value)
     return op is not None and op.name == "stablehlo.constant"
 
 
@@ -129,7 +105,7 @@ class _Stack:
 
     result: which of the forward loop's results. value: the entry, in the forward loop.
     update: the operation that stacks it, at the step `step`.
-    reads: the entry in the backward loop. taken_at: the step there.
+    reads: the entry in the backward loop.
     """
 
     result: int
@@ -144,10 +120,10 @@ class _Stack:
 
 def recompute_residuals(block: Any) -> None:
     """Has backward loops compute the matrices that forward loops would stack for them."""
-    for forward in _while_loops(block):
+    for forward in loops.while_loops(block):
         sizes = {
             _size(op.operands[0])
-            for op in _operations(_body(forward))
+            for op in (inner.operation for inner in loops.body(forward).operations)
             if op.name == "stablehlo.exponential" and matrix_axes(op) is not None
         }
         if not sizes:
@@ -160,45 +136,57 @@ def recompute_residuals(block: Any) -> None:
 
 
 def _users_that_loop(forward: Any) -> list[Any]:
-    found: dict[Any, None] = {}
-    for result in forward.results:
-        for use in result.uses:
-            op = use.owner.operation
-            if op.name == "stablehlo.while" and op.block == forward.block:
-                found[op] = None
-    return list(found)
+    ops = dict.fromkeys(op for result in forward.results for op in users(result))
+    return [op for op in ops if op.name == "stablehlo.while" and op.block == forward.block]
 
 
 def _stacks(forward: Any, backward: Any) -> Iterator[_Stack]:
-    body = _body(forward)
-    yielded = list(_end(body).operands)
+    body = loops.body(forward)
+    yielded = list(loops.end(body).operands)
     for at, result in enumerate(forward.results):
         uses = list(result.uses)
         if len(uses) != 1 or uses[0].owner.operation != backward:
             continue
-        update = _producer(yielded[at])
+        update = producer(yielded[at])
         if update is None or update.name != "stablehlo.dynamic_update_slice":
             continue
-        entry = _producer(update.operands[1])
-        if update.operands[0] != body.arguments[at] or entry is None:
+        # The forward loop does nothing else with the stack.
+        if users(body.arguments[at]) != [update] or len(users(update.results[0])) != 1:
             continue
-        if entry.name not in ("stablehlo.broadcast_in_dim", "stablehlo.reshape"):
+        if users(loops.condition(forward).arguments[at]):
             continue
-        value = entry.operands[0]
+        value = _entry(update)
+        if value is None or shape(result)[1:] != shape(value):
+            continue
         reads = _reads(backward, uses[0].operand_number, shape(value))
-        if shape(update.operands[1]) == (1, *shape(value)) and reads is not None:
+        if reads is not None:
             yield _Stack(at, value, update, reads)
+
+
+def _entry(update: Any) -> Any:
+    """The array that is stacked, before a dimension of 1 was put in front of it, or None."""
+    op = producer(update.operands[1])
+    if op is None or op.name not in ("stablehlo.broadcast_in_dim", "stablehlo.reshape"):
+        return None
+    value = op.operands[0]
+    if shape(op.results[0]) != (1, *shape(value)):
+        return None
+    if op.name == "stablehlo.broadcast_in_dim":
+        kept = integers(op.attributes["broadcast_dimensions"])
+        return value if kept == list(range(1, len(kept) + 1)) else None
+    return value
 
 
 def _reads(backward: Any, at: int, size: tuple[int, ...]) -> tuple[Any, ...] | None:
     """Where the backward loop takes an entry of a stack; None if it does anything else with it."""
-    if not _is_invariant(backward, at):
+    is_passed_on = users(backward.results[at]) or users(loops.condition(backward).arguments[at])
+    if is_passed_on or not loops.is_invariant(backward, at):
         return None
-    end = _end(_body(backward))
+    last = loops.end(loops.body(backward))
     found = []
-    for use in _body(backward).arguments[at].uses:
+    for use in loops.body(backward).arguments[at].uses:
         op = use.owner.operation
-        if op == end:
+        if op == last and use.operand_number == at:
             continue
         if op.name != "stablehlo.dynamic_slice" or shape(op.results[0]) != (1, *size):
             return None
@@ -210,26 +198,40 @@ def _reads(backward: Any, at: int, size: tuple[int, ...]) -> tuple[Any, ...] | N
     return tuple(found)
 
 
-def _step_of(read: Any) -> Any:
-    return read.owner.operation.operands[0].owner.operation.operands[1]
+def _cut(read: Any) -> Any:
+    """The operation that takes from the stack what a reshape then reads."""
+    return producer(producer(read).operands[0])
+
+
+def _same_steps(forward: Any, backward: Any, stacks: list[_Stack]) -> tuple[Any, Any] | None:
+    """The step (in `forward`, in `backward`) that all entries belong to, as JAX writes it.
+
+    None if there are several, or if `backward` could read an entry that `forward` has not written.
+    """
+    written = {stack.step for stack in stacks}
+    read = {_cut(read).operands[1] for stack in stacks for read in stack.reads}
+    sizes = {shape(stack.update.operands[0])[0] for stack in stacks}
+    if not len(written) == len(read) == len(sizes) == 1:
+        return None
+    (there,), (here,), (size,) = written, read, sizes
+    every, wanted = set(range(size)), loops.places(backward, here, size)
+    if wanted is None or not wanted <= every or loops.places(forward, there, size) != every:
+        return None
+    return there, here
 
 
 def _recompute(forward: Any, backward: Any, stacks: list[_Stack], matrices: list[_Stack]) -> None:
-    steps = {stack.step for stack in stacks}
-    reads = [read for stack in stacks for read in stack.reads]
-    if len(steps) != 1 or not reads:
+    steps = _same_steps(forward, backward, stacks)
+    if steps is None:
         return
-    body, other = _body(forward), _body(backward)
-    # All entries that the backward loop takes are of one step, as JAX writes it.
-    if len({str(_step_text(_step_of(read))) for read in reads}) != 1:
-        return
-    values: dict[Any, Any] = {steps.pop(): _step_of(reads[0])}
+    body, other = loops.body(forward), loops.body(backward)
+    values: dict[Any, Any] = dict([steps])
     smallest = min(_size(stack.value) for stack in matrices)
     for stack in stacks:
         if stack not in matrices and stack.reads:
             values[stack.value] = stack.reads[0]
     for at, argument in enumerate(body.arguments):
-        if _is_invariant(forward, at):
+        if loops.is_invariant(forward, at):
             values[argument] = forward.operands[at]
 
     def is_at_hand(value: Any) -> bool:
@@ -245,32 +247,21 @@ def _recompute(forward: Any, backward: Any, stacks: list[_Stack], matrices: list
         needed = [op for m in matrices for op in _collect(m.value, is_at_hand, is_allowed)]
     except _NotAvailable:
         return
-    at_end = ir.InsertionPoint(_end(other))
+    at_end = ir.InsertionPoint(loops.end(other))
     for op in dict.fromkeys(needed):
         clone(op, values, at_end)
     for stack in matrices:
+        cuts = dict.fromkeys(map(_cut, stack.reads))
         for read in stack.reads:
             read.replace_all_uses_with(values[stack.value])
-            cut = read.owner.operation.operands[0].owner.operation
-            read.owner.operation.erase()
+            producer(read).erase()
+        for cut in cuts:
             cut.erase()
-        _end(body).operands[stack.result] = body.arguments[stack.result]
-        entry = _producer(stack.update.operands[1])
+        loops.end(body).operands[stack.result] = body.arguments[stack.result]
         stack.update.erase()
-        entry.erase()
     sort_block(other)
 
 
 def _is_inside(value: Any, block: Any) -> bool:
     owner = value.owner
     return bool((owner if isinstance(owner, ir.Block) else owner.operation.block) == block)
-
-
-def _step_text(value: Any) -> str:
-    """How a step is computed, to compare two."""
-    op = _producer(value)
-    if op is None:
-        return f"argument {value.arg_number}"
-    if op.name == "stablehlo.constant":
-        return str(op.attributes["value"])
-    return f"{op.name}({', '.join(map(_step_text, op.operands))})"

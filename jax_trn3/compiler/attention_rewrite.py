@@ -36,8 +36,8 @@ from .attention_pattern import (
 )
 from .attention_residuals import recompute_residuals, sink_masks
 from .attention_sharding import with_whole_rows
-from .indices import shape
 from .inline import blocks_of, functions, inline_calls
+from .operations import producer, shape
 from .order import sort_block
 from .program import Program
 
@@ -123,7 +123,7 @@ def _log(attention: Attention, phases: Sequence[Phase]) -> None:
     if _logger.isEnabledFor(logging.DEBUG):
         _logger.debug(
             "attention recognised at %s: %d queries x %d keys, in %d loop(s) over %d rows each",
-            source(attention.exponential),
+            _line(attention.exponential),
             attention.rows,
             attention.columns,
             len(phases),
@@ -131,7 +131,7 @@ def _log(attention: Attention, phases: Sequence[Phase]) -> None:
         )
 
 
-def source(op: Any) -> str:
+def _line(op: Any) -> str:
     """file:line of the program that an operation comes from."""
     places = re.findall(r'"([^"]+)":(\d+):', str(op.location))
     own = [place for place in places if "/jax/_src/" not in place[0]]
@@ -168,9 +168,9 @@ def _phase(attention: Attention, level: int, needed: set[Any]) -> Phase:
             continue
         members.add(op)
         for operand in op.operands:
-            producer = operand.owner.operation if isinstance(operand, ir.OpResult) else None
-            if producer in levels and (levels[producer] == level or attention.is_matrix(operand)):
-                pending.append(producer)
+            source = producer(operand)
+            if source in levels and (levels[source] == level or attention.is_matrix(operand)):
+                pending.append(source)
             else:
                 inputs |= dict.fromkeys(_arrays(operand))
     ordered = tuple(op for op in levels if op in members)
@@ -179,7 +179,7 @@ def _phase(attention: Attention, level: int, needed: set[Any]) -> Phase:
 
 def _arrays(value: Any) -> Sequence[Any]:
     """What a value is passed into a loop as; nothing if the loop can make it itself."""
-    op = value.owner.operation if isinstance(value, ir.OpResult) else None
+    op = producer(value)
     if op is None or not tiles.is_generated(op):
         return [value]
     return [array for operand in op.operands for array in _arrays(operand)]

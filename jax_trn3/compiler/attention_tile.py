@@ -10,8 +10,9 @@ from jaxlib.mlir import ir
 from jaxlib.mlir.dialects import stablehlo as hlo
 
 from .attention_pattern import Attention, Axes, operand_axes
-from .indices import indices, integers, is_splat, shape
+from .indices import indices
 from .inline import clone
+from .operations import integers, is_splat, producer, shape
 
 NONE: Axes = (None, None)
 _NARROW = (ir.BF16Type, ir.F16Type)
@@ -83,7 +84,7 @@ def part(tile: Tile, value: Any, axes: Axes) -> Any:
 
 
 def _part(tile: Tile, value: Any, axes: Axes) -> Any:
-    op = value.owner.operation if isinstance(value, ir.OpResult) else None
+    op = producer(value)
     if op is not None and is_generated(op):
         operands = [part(tile, operand, NONE) for operand in op.operands]
         return _copy(tile, op, operands, [axes])[0]
@@ -104,6 +105,7 @@ def _cut(tile: Tile, whole: Any, axes: Axes) -> Any:
 
 
 def first_columns(whole: Any, column: int, columns: int) -> Any:
+    """Columns 0 to `columns` of an array whose dimension `column` they are."""
     limits = list(shape(whole))
     zeros = [0] * len(limits)
     ones = [1] * len(limits)

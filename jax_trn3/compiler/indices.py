@@ -8,12 +8,13 @@ places of that index at a time.
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from jaxlib.mlir import ir
 from jaxlib.mlir.dialects import stablehlo
+
+from .operations import integers, is_splat, producer, shape, splat
 
 Letters = tuple[int | None, ...]  # None: a dimension that has no counterpart
 
@@ -91,34 +92,8 @@ def indices(op: Any) -> Indices | None:
     return rule(op) if rule else None
 
 
-def shape(value: Any) -> tuple[int, ...]:
-    """The dimensions of a tensor; () of anything else."""
-    kind = value.type
-    return tuple(kind.shape) if isinstance(kind, ir.RankedTensorType) else ()
-
-
-def integers(attribute: Any) -> list[int]:
-    return list(ir.DenseI64ArrayAttr(attribute))
-
-
 def dot_numbers(op: Any) -> Any:
     return stablehlo.DotDimensionNumbers(op.attributes["dot_dimension_numbers"])
-
-
-def is_splat(op: Any) -> bool:
-    """Whether an operation is a constant, the same everywhere."""
-    if op.name != "stablehlo.constant":
-        return False
-    value = op.attributes["value"]
-    return isinstance(value, ir.DenseElementsAttr) and value.is_splat
-
-
-def _is_zero(value: Any) -> bool:
-    op = value.owner.operation if isinstance(value, ir.OpResult) else None
-    if op is None or not is_splat(op):
-        return False
-    splat = op.attributes["value"].get_splat_value()
-    return re.fullmatch(r"-?0(\.0*(E[+-]00)?)? : \w+", str(splat), re.IGNORECASE) is not None
 
 
 def _all(value: Any) -> Letters:
@@ -182,7 +157,7 @@ def _reduce(op: Any) -> Indices | None:
     reduced = frozenset(integers(op.attributes["dimensions"]))
     letters = _all(op.operands[0])
     kept = tuple(letter for letter in letters if letter not in reduced)
-    is_sum = body == ["stablehlo.add", "stablehlo.return"] and _is_zero(op.operands[1])
+    is_sum = body == ["stablehlo.add", "stablehlo.return"] and splat(producer(op.operands[1])) == 0
     fixed, summed = (frozenset[int](), reduced) if is_sum else (reduced, frozenset[int]())
     return Indices((letters, ()), (kept,), fixed, summed)
 
