@@ -33,7 +33,7 @@ class Comparison:
     - `relative`: its mean in standard deviations of float32's losses over seeds
     - `half_width`: of the confidence interval around the mean difference
     - `verdict`: "indistinguishable" where that interval holds 0, else "better", "worse"; "diverged"
-      where a loss is not finite
+      where a loss, of either, is not finite
     """
 
     loss: Spread
@@ -56,7 +56,7 @@ def compare(losses: Floats, reference: Floats) -> Comparison:
         relative = difference.mean / spread(reference).std
     quantile = float(stdtrit(len(losses) - 1, (1 + CONFIDENCE) / 2))
     half_width = quantile * difference.std / len(losses) ** 0.5
-    if not np.isfinite(losses).all():
+    if not np.isfinite([losses, reference]).all():
         verdict = "diverged"
     elif not abs(difference.mean) > half_width:  # equal, or of a single seed (NaN)
         verdict = "indistinguishable"

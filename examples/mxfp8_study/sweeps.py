@@ -12,8 +12,7 @@ from ..train_gpt.data import Text
 from .model import Params
 from .precisions import FLOAT32, Precision
 from .statistics import Spread, decibels, spread
-from .train import Scenario, TrainConfig, batches, factors, gradients_in, seed_mesh
-from .train import spread as spread_over_devices
+from .train import Scenario, TrainConfig, batches, factors, gradients_in, on_devices, seed_mesh
 
 
 @dataclass(frozen=True)
@@ -103,7 +102,7 @@ def gradients(
 ) -> Any:
     """Gradients on the first batch of each seed, arrays `[seeds, ...]`."""
     mesh = seed_mesh(len(config.seeds))
-    drawn = spread_over_devices(mesh, *next(batches(scenario, config, text)))
+    drawn = on_devices(mesh, *next(batches(scenario, config, text)))
     program = gradients_in(precision, scenario.model, mesh)
     return jax.device_get(program(params, *drawn, *factors(scenario))[1])
 

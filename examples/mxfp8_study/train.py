@@ -180,7 +180,7 @@ def train(
     first_state = first_state_of(scenario.model, config, mesh, precision.nudged)
     state, curve = first_state(np.asarray(config.seeds, np.uint32)), []
     for tokens, weights in batches(scenario, config, text):
-        loss, grads = gradients(state[0], *spread(mesh, tokens, weights), *factors(scenario))
+        loss, grads = gradients(state[0], *on_devices(mesh, tokens, weights), *factors(scenario))
         state = update(state, grads)
         curve.append(loss)
         if len(curve) % SYNCHRONIZED == 0:
@@ -200,7 +200,7 @@ def factors(scenario: Scenario) -> tuple[np.float32, np.float32]:
     return np.float32(scenario.outlier), np.float32(scenario.loss_scale)
 
 
-def spread(mesh: Mesh, *arrays: NDArray[Any]) -> list[jax.Array]:
+def on_devices(mesh: Mesh, *arrays: NDArray[Any]) -> list[jax.Array]:
     """Put arrays with a first axis of seeds on the devices of `mesh`."""
     return jax.device_put(list(arrays), NamedSharding(mesh, P("seed")))
 
@@ -250,7 +250,10 @@ def draw_weights(random: np.random.Generator, shape: tuple[int, ...], tail: floa
 def held_out_loss(
     scenario: Scenario, config: TrainConfig, text: Text, params: Params, precision: Precision
 ) -> Floats:
-    """Mean nats per byte of each seed's `params` on windows from all over the held-out text."""
+    """Mean nats per byte of each seed's `params` on windows from all over the held-out text.
+
+    By the program that training has compiled; its gradients are not looked at.
+    """
     mesh = seed_mesh(len(config.seeds))
     gradients = gradients_in(precision, scenario.model, mesh)
     cut = windows(text.held_out, scenario.model.max_len)
@@ -260,6 +263,6 @@ def held_out_loss(
     for batch in np.split(chosen, config.held_out_batches):
         tokens = np.stack([batch] * len(config.seeds))
         weights = np.ones_like(tokens[..., 1:], np.float32)
-        loss, _ = gradients(params, *spread(mesh, tokens, weights), *factors(scenario))
+        loss, _ = gradients(params, *on_devices(mesh, tokens, weights), *factors(scenario))
         losses.append(loss)
     return np.mean(jax.device_get(losses), axis=0)

@@ -184,7 +184,7 @@ def test_gradients_of_all_seeds_are_those_of_each_on_the_cpu() -> None:
     weights = np.random.default_rng(1).random((2, 2, 16)).astype(np.float32)
     program = train.gradients_in(FLOAT32, TINY, mesh)
     factors = np.float32(1), np.float32(2.0**-20)
-    losses, grads = program(params, *train.spread(mesh, tokens, weights), *factors)
+    losses, grads = program(params, *train.on_devices(mesh, tokens, weights), *factors)
 
     def loss(params: model.Params, seed: int) -> jax.Array:
         logits = model.logits(TINY, params, tokens[seed, :, :-1], lax.dot_general)
@@ -209,7 +209,7 @@ def test_mxfp8_by_setting_is_mxfp8_by_dot_general() -> None:
     config = train.TrainConfig(steps=1, seeds=(0,))
     params, _ = train.first_state_of(TINY, config, mesh, nudged=False)(np.zeros(1, np.uint32))
     tokens = np.random.default_rng(0).integers(0, 256, (1, 2, 17)).astype(np.int32)
-    batch = train.spread(mesh, tokens, np.ones((1, 2, 16), np.float32))
+    batch = train.on_devices(mesh, tokens, np.ones((1, 2, 16), np.float32))
     factors = np.float32(1), np.float32(1)
     by_precision = [
         train.gradients_in(precision, TINY, mesh)(params, *batch, *factors)
@@ -243,6 +243,7 @@ def test_comparison_is_students_paired_t() -> None:
     mixed = reference + [0.1, -0.1, 0.1, -0.1, 0.02]
     assert statistics.compare(mixed, reference).verdict == "indistinguishable"
     assert statistics.compare(losses * np.nan, reference).verdict == "diverged"
+    assert statistics.compare(reference, losses * np.nan).verdict == "diverged"
 
 
 def test_numbers_that_json_does_not_have_are_null() -> None:
