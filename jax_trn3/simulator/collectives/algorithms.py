@@ -174,7 +174,9 @@ def mesh(shape: Shape, chunk: int) -> list[Step]:
     if per_chip > 1:
         chip, own, other = _within(chips, per_chip)
         # A rank has its own chunk, and those of the chips whose turn it was.
-        turns = [np.arange(1, chips)[(np.arange(1, chips) - 1) % per_chip == y] for y in range(per_chip)]
+        turns = [
+            np.arange(1, chips)[(np.arange(1, chips) - 1) % per_chip == y] for y in range(per_chip)
+        ]
         sizes = np.array([1 + len(turn) * per_chip for turn in turns])
 
         def held(chip: int, own: int) -> Ints:
@@ -294,33 +296,23 @@ def permute(pairs: Ints, num_bytes: int) -> list[Step]:
     if not len(pairs):
         return []
     src, dst = pairs.T
-    return [
-        Step(
-            name="pairs",
-            src=src,
-            dst=dst,
-            size=np.array(num_bytes),
-            moves=lambda k: src[:, None],
-        )
-    ]
+    return [_copies("pairs", src, dst, num_bytes, src[:, None])]
 
 
 def binomial(shape: Shape, num_bytes: int) -> list[Step]:
     """A broadcast from rank 0: whoever has the data sends them to a rank half as far as before."""
     size = shape.size
     steps = []
-    for bit in reversed(range((size - 1).bit_length())):
-        src = np.arange(0, size - (1 << bit), 2 << bit)
-        steps.append(
-            Step(
-                name=f"distance {1 << bit}",
-                src=src,
-                dst=src + (1 << bit),
-                size=np.array(num_bytes),
-                moves=lambda k, src=src: np.zeros((len(src), 1), np.int64),
-            )
-        )
+    for bit in (1 << place for place in reversed(range((size - 1).bit_length()))):
+        src = np.arange(0, size - bit, 2 * bit)
+        root = np.zeros((len(src), 1), np.int64)
+        steps.append(_copies(f"distance {bit}", src, src + bit, num_bytes, root))
     return steps
+
+
+def _copies(name: str, src: Ints, dst: Ints, num_bytes: int, chunks: Ints) -> Step:
+    """Equal transfers that carry these chunks."""
+    return Step(name, src, dst, np.array(num_bytes), lambda k: chunks)
 
 
 ALL_GATHER: dict[str, AllGather] = {

@@ -9,14 +9,14 @@ Of large clusters only the first two UltraServers and the last are looked at. In
 others do the same.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from .groups import SMALL, Groups, Ints
 from .network import Load, Network, tier_work
-from .plan import Phase
+from .plan import Phase, steps_of
 from .result import LocalTraffic, StepTime
 from .schedule import Step
 
@@ -34,24 +34,42 @@ class PhaseTime:
         return sum(step.repeat * step.time_ps for step in self.steps)
 
 
-def phase_time(phase: Phase, network: Network) -> PhaseTime:
-    """How long a phase takes."""
+def narrow_time(phase: Phase, network: Network) -> PhaseTime:
+    """How long a phase takes whose steps can be written down."""
     group = representatives(phase.groups, network)
+    every = steps_of(phase, network)
     steps = []
-    for step in phase.steps:
+    for step in every:
         load = network.load(step, phase.groups, group)
         steps.append(step_time(f"{phase.algorithm}: {step.name}", step.repeat, load, network))
-    return PhaseTime(tuple(steps), local_traffic(phase.steps))
+    return PhaseTime(tuple(steps), local_traffic(every))
 
 
 def representatives(groups: Groups, network: Network) -> Ints:
-    """Groups that are looked at: all, or those of the first two and the last domains."""
+    """Groups that are looked at: all, or those with ranks in the windows. A window whose devices
+    are in the same places as some of another's has nothing to add."""
     if groups.num_devices <= SMALL:
         return np.arange(groups.count)
     span = network.devices_per_domain
-    last = (network.topology.num_devices - 1) // span
-    found = [groups.within(d * span, (d + 1) * span)[0] for d in sorted({0, min(1, last), last})]
-    return np.unique(np.concatenate(found))
+    kept: list[tuple[Ints, Ints]] = []
+    for group, member in windows(groups, network):
+        place = groups.devices(group, member) % span
+        kept = [other for other in kept if not np.isin(other[1], place).all()]
+        if not any(np.isin(place, other[1]).all() for other in kept):
+            kept.append((group, place))
+    return np.unique(np.concatenate([group for group, _ in kept]))
+
+
+def windows(groups: Groups, network: Network) -> list[tuple[Ints, Ints]]:
+    """Group and member of the devices that are looked at: all, or those in the first two of the
+    UltraServers concerned and the last."""
+    if groups.num_devices <= SMALL:
+        first, last = groups.extent
+        return [groups.within(first, last + 1)]
+    span = network.devices_per_domain
+    first, last = (device // span for device in groups.extent)
+    domains = sorted({first, min(first + 1, last), last})
+    return [groups.within(domain * span, (domain + 1) * span) for domain in domains]
 
 
 def step_time(name: str, repeat: int, load: Load, network: Network) -> StepTime:

@@ -14,7 +14,7 @@ import numpy as np
 
 from .groups import Ints
 from .network import Load, Network
-from .plan import Phase
+from .plan import Phase, steps_of
 
 MOST_DEVICES = 4_096
 
@@ -24,15 +24,16 @@ def simulate_phases(phases: Sequence[Phase], network: Network) -> int:
 
     **Raises:** `ValueError` for more devices than can be simulated one by one.
     """
-    clock = Clock(network.topology.num_devices)
     for phase in phases:
         if phase.groups.num_devices > MOST_DEVICES:
             raise ValueError(
                 f"{phase.groups.num_devices} devices are too many to simulate one by one "
                 f"(at most {MOST_DEVICES}); use collective(), the closed form"
             )
+    clock = Clock(network.topology.num_devices)
+    for phase in phases:
         every = np.arange(phase.groups.count)
-        for step in phase.steps:
+        for step in steps_of(phase, network):
             load = network.load(step, phase.groups, every)
             for _ in range(step.repeat):
                 clock.advance(load)

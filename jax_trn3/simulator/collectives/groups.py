@@ -55,6 +55,14 @@ class Groups:
         """Devices in all groups (a count)."""
         return self.size * self.count
 
+    @property
+    def extent(self) -> tuple[int, int]:
+        """The first device and the last."""
+        if self.table is not None:
+            return int(self._listed.min()), int(self._listed.max())
+        span = sum((extent - 1) * stride for extent, stride in self.members + self.batch)
+        return self.start, self.start + span
+
     @cached_property
     def _listed(self) -> Ints:
         return np.asarray(self.table, np.int64)
@@ -113,13 +121,20 @@ class Groups:
                 return block
         return block
 
+    def heads(self, block: int) -> "Groups":
+        """Groups of the first member of every block of `block` consecutive ones."""
+        outer, _ = self.split(block)
+        if self.table is not None:
+            return listed(self._listed[:, ::block].tolist())
+        return replace(outer, batch=self.batch)
+
     def split(self, block: int) -> tuple["Groups", "Groups"]:
         """Groups across the blocks of `block` consecutive members (the same place in each), and
         groups within them. `block` divides the size."""
         if self.table is not None:
             rows = self._listed.reshape(self.count, -1, block)
-            outer = rows.transpose(0, 2, 1).reshape(-1, self.size // block)
-            return listed(outer.tolist()), listed(rows.reshape(-1, block).tolist())
+            across = rows.transpose(0, 2, 1).reshape(-1, self.size // block)
+            return listed(across.tolist()), listed(rows.reshape(-1, block).tolist())
         outer_axes: list[Axis] = []
         inner_axes: list[Axis] = []
         for extent, stride in reversed(self.members):
@@ -127,9 +142,7 @@ class Groups:
             block //= inside
             inner_axes.insert(0, (inside, stride))
             outer_axes.insert(0, (extent // inside, stride * inside))
-        outer = replace(
-            self, members=tuple(outer_axes), batch=self.batch + tuple(inner_axes)
-        )
+        outer = replace(self, members=tuple(outer_axes), batch=self.batch + tuple(inner_axes))
         return outer, replace(self, members=tuple(inner_axes), batch=self.batch + tuple(outer_axes))
 
 
@@ -217,13 +230,9 @@ def listed(groups: Sequence[Sequence[int]]) -> Groups:
     return Groups(((sizes[0], 1),), ((len(groups), 1),), table=table_tuple)
 
 
-def check(groups: Groups, topology: Topology) -> None:
+def check_devices(groups: Groups, topology: Topology) -> None:
     """Raises `ValueError` if a group has a device that the topology has not."""
-    if groups.table is not None:
-        first, last = int(groups._listed.min()), int(groups._listed.max())
-    else:
-        first = groups.start
-        last = first + sum((e - 1) * s for e, s in groups.members + groups.batch)
+    first, last = groups.extent
     if first < 0 or last >= topology.num_devices:
         raise ValueError(
             f"{groups.count} group(s) of {groups.size} reach from device {first} to {last}, but "

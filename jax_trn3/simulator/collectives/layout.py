@@ -15,18 +15,11 @@ def shape_of(groups: Groups, network: Network) -> Shape:
     return Shape(chips, per_chip, _cycles(network, chips, plane), _gray(network) if plane else 0)
 
 
-def _torus(network: Network) -> bool:
-    tiers = network.fabric.tiers
-    return all(
-        axis in tiers and tiers[axis].wiring == "ring" for axis in network.topology.chip_axes[-2:]
-    )
-
-
 def _plane(groups: Groups, network: Network, chips: int, per_chip: int) -> int:
     """Chips in a plane of a torus of whose planes every group is made, in order; 0 if none."""
     rows, columns = ([1, 1, *network.topology.chip_shape])[-2:]
     plane = rows * columns
-    if not _torus(network) or rows < 3 or columns < 3 or chips % plane:
+    if not network.is_torus or rows < 3 or columns < 3 or chips % plane:
         return 0
     if groups.num_devices > SMALL:
         return 0
@@ -48,7 +41,7 @@ def _gray(network: Network) -> int:
 def _cycles(network: Network, chips: int, plane: int) -> Ints:
     """One order of the chips for each channel of a ring."""
     order = np.arange(chips)
-    if not _torus(network) or chips < 3:
+    if not network.is_torus or chips < 3:
         return order[None, :]
     if not plane:
         return np.stack([order, order[::-1]])

@@ -104,6 +104,12 @@ class Network:
         return int(np.prod(self.topology.chip_shape[axes:])) * self.topology.devices_per_chip
 
     @property
+    def is_torus(self) -> bool:
+        """Whether rings join the chips (trn2), not switches (trn3)."""
+        axes = zip(self._tiers, self.topology.chip_shape)
+        return any(tier is not None and tier.wiring == "ring" for tier, extent in axes)
+
+    @property
     def spans(self) -> tuple[int, ...]:
         """Devices within each value of the coordinates, from the outermost tier in, as far as it
         is worth cutting a collective there: not within the plane of a torus or a server."""
@@ -132,7 +138,7 @@ class Network:
             return np.tile(row, len(group))
 
         copies = each(step.copies)
-        return self._load(
+        return self.load_of(
             (src, dst, engine),
             each(step.size) * copies,
             copies,
@@ -141,7 +147,7 @@ class Network:
             each(step.writes),
         )
 
-    def _load(
+    def load_of(
         self,
         devices: tuple[Ints, Ints, Ints],
         size: NDArray[np.float64],
@@ -150,6 +156,8 @@ class Network:
         updates: NDArray[np.float64],
         writes: NDArray[np.float64],
     ) -> Load:
+        """The load of transfers given one by one: source, destination and engine; bytes, of all
+        copies together; the other arguments as in `Step`."""
         src, dst, engine = devices
         number = np.arange(len(src))
         uses, latency = self._route(src, dst)

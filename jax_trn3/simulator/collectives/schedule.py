@@ -4,14 +4,14 @@ Ranks are members of a group, numbered from 0. A rank takes part in a step when 
 the steps before: what it sends in one step it had when the step began.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from .groups import Ints
 
-Moves = Callable[[int], Sequence[Ints]]
+Moves = Callable[[int], Iterable[Ints]]
 
 
 @dataclass(frozen=True, eq=False)
