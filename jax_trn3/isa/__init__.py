@@ -1,10 +1,15 @@
 """The instruction set: one table of what a NeuronCore's engines can do, at what price."""
 
 from . import dma as dma
+from . import gpsimd as gpsimd
 from . import random as random
 from . import scalar as scalar
 from . import sync as sync
 from . import tensor as tensor
+from . import vector as vector
+from . import vector_move as vector_move
+from . import vector_reduce as vector_reduce
+from . import vector_search as vector_search
 from .check import IllegalInstruction as IllegalInstruction
 from .check import check as check
 from .dtypes import DTYPES as DTYPES

@@ -1,8 +1,8 @@
 """The rates at which VectorE and ScalarE take an instruction: keys of `elements_per_cycle`.
 
-NeuronCore-v2 takes two operands from SBUF through one port (cost formulas, SDK 2.26). From v3 on the
-hardware finds by itself where it may go at twice or four times the rate (trainium2_arch.rst, "Vector
-Engine Performance Mode"; trainium3_arch.rst extends both to FP8 and gives ScalarE the first one).
+NeuronCore-v2 takes two operands from SBUF through one port (cost formulas, SDK 2.26). From v3 on
+the hardware finds by itself where it may go at twice or four times the rate (trainium2_arch.rst,
+"Vector Engine Performance Mode"; trainium3_arch.rst extends them to FP8 and gives ScalarE the 2x).
 """
 
 from collections.abc import Callable
@@ -18,7 +18,7 @@ Mode = Callable[[Instruction, NeuronCore], str]
 
 
 def one_source(source: str) -> Mode:
-    """Rate of `tensor_copy` and `tensor_scalar`, which read the operand `source` and write `dst`."""
+    """Rate of `tensor_copy` and `tensor_scalar`, which read operand `source` and write `dst`."""
 
     def mode(instruction: Instruction, core: NeuronCore) -> str:
         accesses = (instruction[source], instruction["dst"])

@@ -10,11 +10,16 @@ import jax
 import jax.numpy as jnp
 
 from jax_trn3.hardware import NeuronCore
-from jax_trn3.numerics import SCALE_RULES, blocks_to_quads, quads_to_blocks, quantize, scatter_scales
+from jax_trn3.numerics import (
+    blocks_to_quads,
+    quads_to_blocks,
+    quantize,
+    scatter_scales,
+)
 
 from .alu import ALU_OPS, compute, compute_exactly
 from .cost import streaming
-from .dtypes import FP16
+from .dtypes import DTYPES, FP16, cast
 from .operand import Access
 from .performance_modes import one_source, tensor_tensor_mode
 from .rules import one_of, partition_scalars, same_size
@@ -40,6 +45,12 @@ def rows(x: jax.Array) -> jax.Array:
 def vector_or_number(value: jax.Array | float | None) -> jax.Array | float | None:
     """An operand of one element a partition as [P, 1]; a number as it is."""
     return rows(value) if isinstance(value, jax.Array) else value
+
+
+def constant(value: float, dtype: jax.typing.DTypeLike) -> jax.Array:
+    """A float32 number in another type, as engines write it."""
+    element = next(d for d in DTYPES.values() if d.numpy == dtype and d.packed == 1)
+    return cast(jnp.float32(value), element)
 
 
 # tensor_tensor
@@ -116,8 +127,8 @@ _SCALAR_ENGINE_OPS = (("multiply", "add"), ("multiply", None), ("add", None))
 
 
 def _tensor_scalar_rules(instruction: Instruction, core: NeuronCore) -> Iterator[str]:
-    """gpsimd for rsqrt only and rsqrt on gpsimd only; operations on bits on vector, and not beside
-    arithmetic; scalar before v4: multiply and add, multiply, add; vectors beside arithmetic: float32.
+    """gpsimd for rsqrt only, rsqrt on gpsimd only; operations on bits on vector, and not beside
+    arithmetic; scalar before v4: multiply and add, multiply, add; tiles beside arithmetic: float32.
     """
     ops, engine = _tensor_scalar_ops(instruction), instruction.engine
     named = " and ".join(repr(op) for op in ops if op is not None)
@@ -298,8 +309,8 @@ def tensor_tensor_scan(
 
 
 def _quantize_mx_rules(instruction: Instruction, core: NeuronCore) -> Iterator[str]:
-    """src: a multiple of 32 partitions, a free size that is a multiple of 4; dst: a quarter of that;
-    dst_scale: in each quadrant 4 partitions, which may be all that it has; as wide as dst."""
+    """src: a multiple of 32 partitions, a free size that is a multiple of 4; dst: a quarter of it;
+    dst_scale: as wide as dst, 4 partitions of the last quadrant at least."""
     src, dst, scale = (instruction[name] for name in ("src", "dst", "dst_scale"))
     quadrant = core.quadrant_partitions
     if src.partitions % quadrant:

@@ -16,7 +16,7 @@ from .performance_modes import one_source, two_sources
 from .random import random_bits
 from .rules import engine_since, partition_scalars, same_dtype, same_size
 from .spec import Instruction, Operand, instruction, reads, writes
-from .vector import rows, vector_or_number
+from .vector import constant, rows, vector_or_number
 from .vector_rules import not_both_in_psum
 
 _NISA = "nki/api/nki/isa/__init__.py"
@@ -27,7 +27,7 @@ KEEP = 255
 
 
 def undefined(out: jax.ShapeDtypeStruct) -> jax.Array:
-    """What nobody wrote: NaN, of integers 4, as in AWS's simulator (nki/guides/nki_simulator.rst)."""
+    """What nobody wrote: NaN, of integers 4, as in nki.simulate (nki/guides/nki_simulator.rst)."""
     inexact = jnp.issubdtype(out.dtype, jnp.inexact)
     return jnp.full(out.shape, jnp.nan if inexact else 4).astype(out.dtype)
 
@@ -83,7 +83,7 @@ def tensor_copy_predicated(
     `dst` has no indirection here, though NKI allows it.
     """
     before = rows(undefined(out) if previous is None else previous)
-    value = rows(src) if isinstance(src, jax.Array) else jnp.asarray(src).astype(out.dtype)
+    value = rows(src) if isinstance(src, jax.Array) else constant(src, out.dtype)
     return jnp.where((rows(predicate) != 0) ^ reverse_pred, value, before)
 
 
@@ -125,8 +125,8 @@ def memset(*, value: float, out: jax.ShapeDtypeStruct) -> jax.Array:
 
 
 def _shuffle_rules(instruction: Instruction, core: NeuronCore) -> Iterator[str]:
-    """shuffle_mask: 32 partitions of a quadrant, or 255; src has those that dst asks for; both start
-    where as many quadrants as the larger one covers may start."""
+    """shuffle_mask: 32 partitions of a quadrant, or 255; src has those that dst asks for; both
+    start where as many quadrants as the larger one covers may start."""
     src, dst = instruction["src"], instruction["dst"]
     mask, quadrant = tuple(instruction.get("shuffle_mask")), core.quadrant_partitions
     if src.free_size != dst.free_size:
@@ -174,8 +174,8 @@ def nc_stream_shuffle(
     previous: jax.Array | None,
     out: jax.ShapeDtypeStruct,
 ) -> jax.Array:
-    """Partition `i` of each quadrant of `dst` becomes partition `shuffle_mask[i]` of that quadrant of
-    `src`; with 255 it stays as it is."""
+    """Partition `i` of each quadrant of `dst` becomes partition `shuffle_mask[i]` of that quadrant
+    of `src`; with 255 it stays as it is."""
     partitions = np.arange(out.shape[0])
     mask = np.asarray(shuffle_mask)[partitions % len(shuffle_mask)]
     sources = np.where(mask == KEEP, 0, partitions - partitions % len(shuffle_mask) + mask)

@@ -1,9 +1,9 @@
 """VectorE: reductions along the free axes, and the accumulator registers that several share.
 
 The registers hold one float32 a partition. `reduce_cmd` says what becomes of them: "reset_reduce"
-starts from the operation's identity, "reduce" goes on, "load_reduce" starts from a given value, "idle"
-leaves them in an unknown state, here NaN. What they take in is the float32 result, before it is cast
-to the type of `dst`; AWS does not say which of the two it is.
+starts from the operation's identity, "reduce" goes on, "load_reduce" starts from a given value,
+"idle" leaves them in an unknown state, here NaN. What they take in is the float32 result, before it
+is cast to the type of `dst`; AWS does not say which of the two it is.
 """
 
 from collections.abc import Iterator
@@ -106,8 +106,8 @@ def _tensor_reduce_rules(instruction: Instruction, core: NeuronCore) -> Iterator
     dst = (instruction.shape("dst")[0], instruction.free_size("dst"))
     if dst != (shape[0], kept):
         yield (
-            f"dst has {dst[0]} partitions of {dst[1]} elements; data of shape {shape} reduced along "
-            f"{axes} has {shape[0]} of {kept}"
+            f"dst has {dst[0]} partitions of {dst[1]} elements; data of shape {shape} reduced "
+            f"along {axes} has {shape[0]} of {kept}"
         )
     if instruction.get("negate", False) and instruction.get("op") in BITVEC:
         yield f"negate goes with arithmetic, op is {instruction.get('op')!r}"
@@ -229,8 +229,8 @@ def tensor_scalar_cumulative(
 ) -> tuple[jax.Array, jax.Array]:
     """`dst[i] = (src[i] <op0> imm0) <op1> dst[i - 1]`, from what is in the registers, in float32.
 
-    `imm1` is what "load_reduce" puts there. The last element stays in the registers. The cost is not
-    published; here one pass, since only one operation waits for the element before.
+    `imm1` is what "load_reduce" puts there. The last element stays in the registers. The cost is
+    not published; here one pass, since only one operation waits for the element before.
     """
     values = compute(op0, rows(src), vector_or_number(imm0))
 
@@ -369,7 +369,7 @@ def range_select(
     on_false_value: float = FP32_MIN,
     state: jax.Array | None,
 ) -> tuple[tuple[jax.Array, jax.Array], jax.Array]:
-    """`dst[i] = on_true_tile[i]` where `i + range_start` is within both bounds, else the least float32.
+    """`dst[i] = on_true_tile[i]` where `i + range_start` is within both bounds, else FP32_MIN.
 
     `reduce_res` is the largest of `dst`. Reading it out is not in the published cost.
     """

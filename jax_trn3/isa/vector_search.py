@@ -3,14 +3,17 @@
 One after the other they give the next eight: `max8`, `nc_match_replace8` with -inf, `max8`, ...
 """
 
+from collections.abc import Iterable
+
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from .cost import streaming
-from .rules import same_dtype, same_size
+from .rules import same_size
 from .spec import instruction, reads, writes
-from .vector import rows
+from .vector import constant, rows
+from .vector_move import converted
 from .vector_rules import elements_within
 
 _NISA = "nki/api/nki/isa/__init__.py"
@@ -69,7 +72,6 @@ def nc_find_index8(data: jax.Array, vals: jax.Array, *, out: jax.ShapeDtypeStruc
         elements_within("vals", 8, 8, like="data"),
         elements_within("dst_idx", 8, 8, like="data"),
         same_size("dst", "data"),
-        same_dtype("dst", "data"),
     ),
     source=f"{_NISA}, nc_match_replace8",
 )
@@ -82,18 +84,18 @@ def nc_match_replace8(
 ) -> tuple[jax.Array, jax.Array | None]:
     """`dst = data`, but `imm` where each of 8 values is first; `dst_idx` says where that is.
 
-    Values are matched from the last to the first, so that of equal ones the last gets the first place.
-    What `dst_idx` holds for a value that is not there is not documented: here all ones, as in
+    Values are matched from the last to the first: of equal ones the last gets the first place. What
+    `dst_idx` holds for a value that is not there is not documented: all ones here, as in
     `nc_find_index8`. A place that was replaced matches nothing more, whatever `imm` is.
     """
     places, replaced = _matched(data, vals, reversed(range(8)))
-    other = jnp.asarray(imm, jnp.float32)
-    values = jnp.where(replaced, other, rows(data).astype(jnp.float32))
+    values = converted(rows(data), out[0])
+    values = jnp.where(replaced, constant(imm, values.dtype), values)
     return values, None if out[1] is None else _indices(places, out[1])
 
 
-def _matched(data: jax.Array, vals: jax.Array, order) -> tuple[jax.Array, jax.Array]:  # type: ignore[no-untyped-def]
-    """Places [P, 8] of the values, -1 if not there, each one used once; all that were used [P, F]."""
+def _matched(data: jax.Array, vals: jax.Array, order: Iterable[int]) -> tuple[jax.Array, jax.Array]:
+    """Places [P, 8] of the values, each used once, -1 if not there; which were used [P, F]."""
     x, wanted = rows(data).astype(jnp.float32), rows(vals).astype(jnp.float32)
     columns = jnp.arange(x.shape[1])[None, :]
     used = jnp.zeros(x.shape, jnp.bool_)
