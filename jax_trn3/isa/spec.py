@@ -39,7 +39,7 @@ from jax_trn3.hardware import NeuronCore
 
 from .dtypes import INDEX, PLAIN
 from .indirect import offsets
-from .operand import Access, Memory
+from .operand import Access, Memory, Tile
 
 Engine = Literal["tensor", "vector", "scalar", "gpsimd", "sync", "dma", "collective"]
 
@@ -276,7 +276,7 @@ class InstructionSpec:
 
     def __call__(
         self,
-        *operands: Access | float | None,
+        *operands: Access | Tile | float | None,
         engine: str | None = None,
         origin: Origin | None = None,
         wait: tuple[tuple[Semaphore, int], ...] = (),
@@ -301,6 +301,8 @@ class InstructionSpec:
         accesses = []
         for operand in self.operands:
             value = given.get(operand.name)
+            if isinstance(value, Tile) and value.slots == 1:
+                value = Access(value)
             if isinstance(value, Access):
                 accesses.append((operand.name, value))
             elif value is None and operand.optional:

@@ -142,7 +142,7 @@ def _check_address(
         if not apart and not above and needed[other].meets(needed[tile]):
             raise IllegalProgram(
                 f"tiles {other.name} (bytes {start} to {start + extent(other, core)}) and "
-                f"{tile.name} (bytes {offset} to {offset + size}) overlap in {tile.memory}, and both "
+                f"{tile.name} (bytes {offset} to {offset + size}) overlap in {tile.memory} and both "
                 f"are needed at the same time: instructions {needed[other].first} to "
                 f"{needed[other].last} and {needed[tile].first} to {needed[tile].last}"
             )

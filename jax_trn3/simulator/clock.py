@@ -207,6 +207,8 @@ class Clock:
                 over = start + occupancy
             elif kind == _MATMUL:
                 start, over = self._multiply(op, start)
+                if start == issued:
+                    cause = -1
             elif kind == _BESIDE:
                 # In the order of the queue: not before the array has started on what is before it.
                 start = max(start, self.load_free[extra])
@@ -315,12 +317,12 @@ class Clock:
         start = max(issued + op.latency, free[transfer.memory])
         over = start + transfer.memory_ps
         free[transfer.memory] = over
-        first = over if transfer.engines else start
+        begins = []
         for engine, busy in transfer.engines:
-            begin = max(start, free[engine])
+            begins.append(begin := max(start, free[engine]))
             free[engine] = begin + busy
-            first = min(first, begin)
             over = max(over, begin + busy)
+        first = min(begins, default=start)
         self.events[event] = (issued, first, over, over, cause, op.static)
         self.served.append(op.static)
 

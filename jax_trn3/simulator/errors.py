@@ -2,8 +2,8 @@
 
 
 class IllegalProgram(ValueError):
-    """A program that cannot run: it reads what nobody wrote, waits for what nobody signals, or keeps
-    two tiles in one place."""
+    """A program that cannot run: it reads what nobody wrote, waits for what nobody signals, or
+    keeps two tiles in one place."""
 
 
 class DoesNotFit(IllegalProgram):

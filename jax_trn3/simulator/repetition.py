@@ -37,7 +37,8 @@ class Repeat:
     """How often, the first time included."""
 
     step: np.ndarray
-    """int64[events, 4]: what each of (issued, start, free, done) grows by each time, ps."""
+    """int64[events, 5]: what each of (issued, start, free, done) grows by each time, ps; and 1 where
+    the cause is an event of the same time or the one before, 0 where it stays the same event."""
 
 
 class _Place(NamedTuple):
@@ -222,7 +223,12 @@ def _advance(run: Run, places: Sequence[_Place]) -> tuple[np.ndarray, np.ndarray
         return None
     if served[0] != served[1] or served[1] != served[2] or first is None or second is None:
         return None
-    return step, (second - first)[:, :4]
+    grows = (second - first)[:, :5]
+    length = b.events - a.events
+    if not np.isin(grows[:, 4], (0, length)).all():
+        return None
+    grows[:, 4] //= max(1, length)
+    return step, grows
 
 
 def _remember(run: Run, since: _Place) -> tuple[_Place, dict[str, Any], tuple[list[Any], ...]]:
@@ -349,7 +355,7 @@ def _confirmed(
         events = clock.events[first : first + length]
         if first == ghost and None in events:
             return False
-        expected = (base[:, :4] + later * step[1]).tolist()
+        expected = (base[:, :4] + later * step[1][:, :4]).tolist()
         if any(e is not None and list(e[:4]) != x for e, x in zip(events, expected)):
             return False
     return True

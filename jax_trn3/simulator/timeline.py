@@ -212,50 +212,32 @@ class Timeline:
                 f"for at most {limit}"
             )
         events = self.events.copy()
-        events[:, 4] = self._distance_to_cause()
-        rows = _expand(events, self._nested(), 0, len(events))
-        place = np.arange(len(rows))
-        rows[:, 4] = np.where(rows[:, 4] > 0, place - rows[:, 4], -1)
-        return rows
+        events[:, 4] = self._rows_of_causes()
+        return _expand(events, self._nested(), 0, len(events))
 
     def _nested(self) -> list[Repeat]:
-        """The repetitions, outer ones first."""
+        """The repetitions in order of place, outer ones before those in them."""
         return sorted(self.repeats, key=lambda r: (r.begin, -r.end))
 
-    def _distance_to_cause(self) -> np.ndarray:
-        """How many rows before an event its cause is, 0 without one."""
+    def _rows_of_causes(self) -> np.ndarray:
+        """The row of each event's cause, the first time that the event happens."""
         length = np.ones(len(self.events), np.int64)
-        inside: dict[int, list[Repeat]] = {}
-        for repeat in sorted(self.repeats, key=lambda r: r.end - r.begin):
+        around: list[list[tuple[Repeat, int]]] = [[] for _ in self.events]
+        for repeat in reversed(self._nested()):
             once = int(length[repeat.begin : repeat.end].sum())
             length[repeat.end - 1] += once * (repeat.count - 1)
             for event in range(repeat.begin, repeat.end):
-                inside.setdefault(event, []).append(repeat)
+                around[event].append((repeat, once * (repeat.count - 1)))
+        # The rows that a repetition adds come after its last event.
         first = np.concatenate([[0], np.cumsum(length)[:-1]])
-        # An event's own extra length comes after it; that of the repetitions it ends as well.
-        distance = np.zeros(len(self.events), np.int64)
-        once_of = self._once()
+        rows = np.full(len(self.events), -1)
         for event, cause in enumerate(self.events[:, 4].tolist()):
-            if cause < 0:
-                continue
-            around = inside.get(event, [])
-            extra = sum(
-                once_of[r.begin, r.end] * (r.count - 1)
-                for r in inside.get(cause, [])
-                if r not in around
-            )
-            distance[event] = first[event] - first[cause] - extra
-        return distance
-
-    def _once(self) -> dict[tuple[int, int], int]:
-        """Rows of one time of each repetition."""
-        length = np.ones(len(self.events), np.int64)
-        once = {}
-        for repeat in sorted(self.repeats, key=lambda r: r.end - r.begin):
-            rows = int(length[repeat.begin : repeat.end].sum())
-            once[repeat.begin, repeat.end] = rows
-            length[repeat.end - 1] += rows * (repeat.count - 1)
-        return once
+            if cause >= 0:
+                own = {id(repeat) for repeat, _ in around[event]}
+                # Of a repetition that is over, the last time counts.
+                over = sum(extra for repeat, extra in around[cause] if id(repeat) not in own)
+                rows[event] = first[cause] + over
+        return rows
 
 
 def _expand(events: np.ndarray, repeats: list[Repeat], begin: int, end: int) -> np.ndarray:
@@ -283,7 +265,8 @@ def _outermost(repeats: list[Repeat]) -> Iterator[tuple[Repeat, list[Repeat]]]:
 def _repeated(events: np.ndarray, repeat: Repeat, inner: list[Repeat]) -> np.ndarray:
     once = _expand(events, inner, repeat.begin, repeat.end)
     growing = np.zeros((len(events), 6), np.int64)
-    growing[repeat.begin : repeat.end, :4] = repeat.step
+    growing[repeat.begin : repeat.end, :5] = repeat.step
+    growing[:, 4] *= len(once)
     still = [Repeat(r.begin, r.end, r.count, np.zeros_like(r.step)) for r in inner]
     step = _expand(growing, still, repeat.begin, repeat.end)
     times = np.arange(repeat.count)[:, None, None]
