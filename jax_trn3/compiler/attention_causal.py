@@ -121,10 +121,12 @@ def _comparison(op: Any, axes: list[Axes]) -> tuple[int | None, bool]:
 
 
 def _affine(value: Any, axes: Axes) -> Affine | None:
-    """An array of integers as a sum of multiples of row and column."""
+    """An array of integers, whatever their dtype, as a sum of multiples of row and column."""
+    if not _counts_exactly(value.type.element_type):
+        return None
     constant = _constant(value)
     if constant is not None:
-        return 0, 0, int(constant)
+        return (0, 0, int(constant)) if constant.is_integer() else None  # inf and NaN are none
     op = producer(value)
     inner = _operands(op, axes) if op is not None else None
     if op is None or inner is None:
@@ -142,6 +144,13 @@ def _affine(value: Any, axes: Axes) -> Affine | None:
         row, column, number = (x + sign * y for x, y in zip(left, right))
         return row, column, number
     return None
+
+
+def _counts_exactly(element: Any) -> bool:
+    """Whether numbers of rows and columns are neither rounded nor wrapped in an element type."""
+    if isinstance(element, ir.IntegerType):
+        return element.width >= 32 and not element.is_unsigned
+    return isinstance(element, (ir.F32Type, ir.F64Type))
 
 
 def _only_zeros_outside(attention: Attention, select: Any) -> bool:

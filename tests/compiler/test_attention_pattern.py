@@ -1,76 +1,32 @@
 """Attention that unmodified programs write: recognised, computed block by block, nothing else is."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax._src.interpreters import mlir
+from attention_programs import (
+    QUERIES,
+    Function,
+    assert_as_on_cpu,
+    chain,
+    count,
+    gradients,
+    nn,
+    program,
+    randoms,
+    run,
+)
 from jax.sharding import NamedSharding, SingleDeviceSharding
 from jax.sharding import PartitionSpec as P
 
 from jax_trn3 import dot_product_attention
-from jax_trn3.compiler import Program
-from jax_trn3.compiler.attention_rewrite import NAME, rewrite_attention
+from jax_trn3.compiler.attention_rewrite import rewrite_attention
 
-Function = Callable[..., Any]
-
-QUERIES = (1, 320, 2, 16)  # batch, length, heads, size; 320 is five blocks of rows
 CAUSAL = np.tril(np.ones((320, 320), bool))
-
-
-def randoms(*shapes: tuple[int, ...], dtype: Any = jnp.float32) -> list[Any]:
-    draw = np.random.default_rng(0).standard_normal
-    return [jnp.asarray(draw(shape), dtype) for shape in shapes]
-
-
-def run(function: Function, arguments: list[Any], platform: str) -> list[np.ndarray]:
-    there = jax.device_put(arguments, jax.devices(platform)[0])
-    return [np.asarray(x, np.float32) for x in jax.tree.leaves(jax.jit(function)(*there))]
-
-
-def assert_as_on_cpu(function: Function, arguments: list[Any], tolerance: float = 1e-5) -> None:
-    expected, got = run(function, arguments, "cpu"), run(function, arguments, "trn3")
-    for e, g in zip(expected, got, strict=True):
-        np.testing.assert_allclose(g, e, rtol=0, atol=tolerance * max(np.nanmax(np.abs(e)), 1e-6))
-
-
-def gradients(function: Function) -> Function:
-    """value_and_grad by every argument of a loss that depends on all of the output."""
-
-    def loss(*arguments: Any) -> Any:
-        return (function(*arguments).astype(jnp.float32) ** 2).sum()
-
-    def both(*arguments: Any) -> Any:
-        return jax.value_and_grad(loss, tuple(range(len(arguments))))(*arguments)
-
-    return both
-
-
-def program(function: Function, arguments: list[Any]) -> Program:
-    lowered = jax.jit(function).lower(*arguments)
-    return Program(mlir.module_to_bytecode(lowered.compiler_ir("stablehlo")))
-
-
-def count(function: Function, arguments: list[Any]) -> int:
-    """How many operations of a function's program become attention."""
-    text = str(rewrite_attention(program(function, arguments)).module())
-    return text.count(f'stablehlo.composite "{NAME}"')
-
-
-def nn(**options: Any) -> Function:
-    return lambda q, k, v: jax.nn.dot_product_attention(q, k, v, **options)
-
-
-def chain(q: Any, k: Any, v: Any) -> Any:
-    """The textbook's, with a mask of -inf."""
-    logits = jnp.einsum("bthd,bshd->bhts", q, k) / jnp.sqrt(q.shape[-1])
-    mask = jnp.tril(jnp.ones((q.shape[1], k.shape[1]), bool))
-    weights = jax.nn.softmax(jnp.where(mask, logits, -jnp.inf), axis=-1)
-    return jnp.einsum("bhts,bshd->bthd", weights, v)
 
 
 def gpt(q: Any, k: Any, v: Any) -> Any:
@@ -211,39 +167,6 @@ def test_step_with_donation_and_a_callback() -> None:
     np.testing.assert_allclose(got, expected, atol=1e-5)
     jax.effects_barrier()
     assert seen == [pytest.approx(total, abs=1e-3)]
-
-
-# Columns that a causal mask hides from whole blocks of rows.
-
-
-def loops(function: Function, arguments: list[Any]) -> int:
-    return str(rewrite_attention(program(function, arguments)).module()).count("stablehlo.while")
-
-
-def with_bias(q: Any, k: Any, v: Any) -> Any:
-    """Where a bias may be lower than the filling, masked columns are not nothing."""
-    return jax.nn.dot_product_attention(q, k, v, bias=q[:, None, :, 0, :1], is_causal=True)
-
-
-def with_sum_of_logits(q: Any, k: Any, v: Any) -> Any:
-    mask = jnp.tril(jnp.ones((512, 512), bool))
-    logits = jnp.where(mask, jnp.einsum("bthd,bshd->bhts", q, k), -1e32)
-    return jnp.einsum("bhts,bshd->bthd", jax.nn.softmax(logits), v), logits.sum(-1)
-
-
-@pytest.mark.parametrize("function", [nn(is_causal=True), chain], ids=["nn", "chain"])
-def test_causal_mask_saves_work(function: Function) -> None:
-    arguments = randoms((1, 530, 2, 16), (1, 520, 2, 16), (1, 520, 2, 16))
-    assert loops(function, arguments) == 2
-    assert loops(gradients(function), arguments) == 4
-    assert_as_on_cpu(gradients(function), arguments)
-
-
-@pytest.mark.parametrize("function", [nn(), with_bias, with_sum_of_logits])
-def test_columns_that_count_are_not_skipped(function: Function) -> None:
-    arguments = randoms(*[(1, 512, 2, 16)] * 3)
-    assert loops(function, arguments) == 1
-    assert_as_on_cpu(function, arguments)
 
 
 # What it is for: memory.
@@ -403,8 +326,8 @@ def test_shard_map_over_batch_and_heads() -> None:
 def test_log_names_the_line_of_the_program(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.DEBUG, logger="jax_trn3.compiler"):
         run(chain, randoms(QUERIES, QUERIES, QUERIES), "trn3")
-    line = chain.__code__.co_firstlineno + 4
-    assert f"attention recognised at {__file__}:{line}: 320 queries x 320 keys" in caplog.text
+    place = f"{chain.__code__.co_filename}:{chain.__code__.co_firstlineno + 4}"
+    assert f"attention recognised at {place}: 320 queries x 320 keys" in caplog.text
 
 
 def test_program_says_which_pass_it_is() -> None:

@@ -1,23 +1,17 @@
 """Matrices that a loop stacks for another: made again where that is the same, else left alone."""
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
+from attention_programs import Function, assert_as_on_cpu, count, randoms
 from jax import lax
-from jax._src.interpreters import mlir
-
-from jax_trn3.compiler import Program
-from jax_trn3.compiler.attention_rewrite import NAME, rewrite_attention
-
-Function = Callable[..., Any]
 
 STEPS, ROWS = 4, 320
 PLAIN = (0, STEPS, lambda i: i)  # first step, number of steps, place at a step
 BACKWARDS = (0, STEPS, lambda i: STEPS - 1 - i)
+ARGUMENTS = randoms((STEPS, ROWS, 16), (ROWS, 16), (ROWS, 16))
 
 
 def loops(
@@ -46,29 +40,14 @@ def loops(
     return function
 
 
-def arguments() -> list[Any]:
-    draw = np.random.default_rng(0).standard_normal
-    return [draw(s).astype(np.float32) for s in ((STEPS, ROWS, 16), (ROWS, 16), (ROWS, 16))]
-
-
-def run(function: Function, platform: str) -> np.ndarray:
-    return np.asarray(jax.jit(function)(*jax.device_put(arguments(), jax.devices(platform)[0])))
-
-
-def count(function: Function) -> int:
-    lowered = jax.jit(function).lower(*arguments())
-    program = Program(mlir.module_to_bytecode(lowered.compiler_ir("stablehlo")))
-    return str(rewrite_attention(program).module()).count(f'stablehlo.composite "{NAME}"')
-
-
 @pytest.mark.parametrize(
     "function",
     [loops(), loops(writes=BACKWARDS), loops(reads=BACKWARDS), loops(reads=(1, 2, lambda i: i))],
     ids=["plain", "written backwards", "read backwards", "not all read"],
 )
 def test_every_entry_that_is_read_was_written(function: Function) -> None:
-    assert count(function) == 2
-    np.testing.assert_allclose(run(function, "trn3"), run(function, "cpu"), atol=1e-3)
+    assert count(function, ARGUMENTS) == 2
+    assert_as_on_cpu(function, ARGUMENTS)
 
 
 def returned(q: Any, k: Any, v: Any) -> Any:
@@ -106,5 +85,5 @@ def previous_row(stack: Any, i: Any) -> Any:
     ids=["first only", "last only", "half of them", "read beyond", "used before", "returned"],
 )
 def test_stack_that_is_more_than_its_entries_stays(function: Function) -> None:
-    assert count(function) == 0
-    np.testing.assert_allclose(run(function, "trn3"), run(function, "cpu"), atol=1e-3)
+    assert count(function, ARGUMENTS) == 0
+    assert_as_on_cpu(function, ARGUMENTS)
