@@ -6,12 +6,9 @@ joined. All bandwidths are those of one chip's port in one direction.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from .figure import Table, extrapolated, inferred, published, rounded
-
-if TYPE_CHECKING:
-    from .topology import Topology
 
 _TRN2 = "about-neuron/arch/neuron-hardware/trn2-arch.rst"
 _TRN3 = "about-neuron/arch/neuron-hardware/trn3-arch.rst"
@@ -226,8 +223,3 @@ NEURONLINK_V2 = replace(
     chip_bandwidth_bytes_per_s=None,
     cc_cores=published(6, "CC-cores", "nki/guides/architecture/trainium_inferentia2_arch.rst"),
 )
-
-
-def fabric_of(topology: "Topology") -> Fabric:
-    """The fabric that joins the chips of a topology: that of its chip."""
-    return topology.chip.fabric

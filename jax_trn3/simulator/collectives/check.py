@@ -6,7 +6,6 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ...hardware import Topology
-from ...hardware.fabric import Fabric, fabric_of
 from .algorithms import refusal
 from .groups import Groups, check_devices, whole
 from .layout import shape_of
@@ -22,7 +21,6 @@ def checked(
     algorithm: str | None,
     memory: Memory,
     pairs: Sequence[tuple[int, int]] | None,
-    fabric: Fabric | None,
 ) -> tuple[Network, Groups]:
     """The network and the groups of a collective that makes sense; raises `ValueError` if not."""
     if kind not in KINDS:
@@ -31,7 +29,7 @@ def checked(
         raise ValueError(f"memory={memory!r} must be 'hbm' or 'sbuf'")
     groups = whole(topology) if groups is None else groups
     check_devices(groups, topology)
-    network = Network(topology, fabric_of(topology) if fabric is None else fabric, memory)
+    network = Network(topology, memory)
     _check_bytes(kind, num_bytes, groups)
     _check_pairs(kind, pairs, groups)
     if algorithm is not None:

@@ -6,7 +6,6 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ...hardware import Topology
-from ...hardware.fabric import Fabric
 from .check import checked
 from .closed_form import PhaseTime, narrow_time
 from .events import simulate_phases
@@ -41,7 +40,6 @@ def collective(
     algorithm: str | None = None,
     memory: Memory = "hbm",
     pairs: Sequence[tuple[int, int]] | None = None,
-    fabric: Fabric | None = None,
 ) -> CollectiveTime:
     """How long a collective takes, in closed form: milliseconds, up to a million chips.
 
@@ -52,21 +50,20 @@ def collective(
     - `num_bytes`: as nccom-test counts them: of a rank's whole buffer, which for an all-gather is
       the result and for a reduce-scatter the operand. An uneven all-to-all takes an array: entry
       `[i, j]` is what member i of a group has for member j.
-    - `topology`: the machine.
+    - `topology`: the machine. Its links are those of its chip's `fabric`.
     - `groups`: who takes part, see `whole`, `along` and `listed`. Several groups run at the same
       time and share the links. All devices in one group if None.
     - `algorithm`: one of `ALGORITHMS[kind]`. If None, on a torus among those that AWS documents for
       the size, on switches (of which nothing is published) among all, the fastest.
     - `memory`: where operands and results lie, `hbm` or `sbuf`.
     - `pairs`: of a `collective_permute`, the members (source, target).
-    - `fabric`: links other than `fabric_of(topology)`.
 
     **Returns:** A `CollectiveTime`. Chunks are rounded up to whole bytes.
 
     **Raises:** `ValueError` for what does not fit: groups the topology, operands SBUF, the
     algorithm the group.
     """
-    network, groups = checked(kind, num_bytes, topology, groups, algorithm, memory, pairs, fabric)
+    network, groups = checked(kind, num_bytes, topology, groups, algorithm, memory, pairs)
     phases, times = _chosen(kind, num_bytes, groups, network, algorithm, pairs)
     return _result(kind, num_bytes, groups, network, phases, times, None)
 
@@ -80,13 +77,12 @@ def simulate(
     algorithm: str | None = None,
     memory: Memory = "hbm",
     pairs: Sequence[tuple[int, int]] | None = None,
-    fabric: Fabric | None = None,
 ) -> CollectiveTime:
     """`collective`, but with the time of an event simulation of every rank and link.
 
     **Raises:** `ValueError` as `collective`, and for more than 4,096 devices.
     """
-    network, groups = checked(kind, num_bytes, topology, groups, algorithm, memory, pairs, fabric)
+    network, groups = checked(kind, num_bytes, topology, groups, algorithm, memory, pairs)
     phases, times = _chosen(kind, num_bytes, groups, network, algorithm, pairs)
     simulated = simulate_phases(phases, network)
     return _result(kind, num_bytes, groups, network, phases, times, simulated)
@@ -101,10 +97,9 @@ def plan(
     algorithm: str | None = None,
     memory: Memory = "hbm",
     pairs: Sequence[tuple[int, int]] | None = None,
-    fabric: Fabric | None = None,
 ) -> tuple[Network, list[Phase]]:
     """The phases that `collective` would run, and the network they run on."""
-    network, groups = checked(kind, num_bytes, topology, groups, algorithm, memory, pairs, fabric)
+    network, groups = checked(kind, num_bytes, topology, groups, algorithm, memory, pairs)
     return network, _chosen(kind, num_bytes, groups, network, algorithm, pairs)[0]
 
 

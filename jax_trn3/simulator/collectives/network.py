@@ -8,8 +8,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ...hardware import Topology
-from ...hardware.fabric import Fabric, Tier
+from ...hardware import Fabric, Tier, Topology
 from .groups import Groups, Ints
 from .schedule import Step
 
@@ -51,7 +50,6 @@ class Network:
     each device."""
 
     topology: Topology
-    fabric: Fabric
     memory: Memory
 
     def __post_init__(self) -> None:
@@ -63,6 +61,11 @@ class Network:
                 f"axis of {self.topology.name}; it knows {', '.join(self.fabric.tiers) or 'none'}. "
                 "Add a Tier with dataclasses.replace"
             )
+
+    @property
+    def fabric(self) -> Fabric:
+        """What joins the chips."""
+        return self.topology.chip.fabric
 
     @cached_property
     def _tiers(self) -> tuple[Tier | None, ...]:
@@ -218,7 +221,9 @@ class Network:
                 continue
             port = 2 * axis
             delay = tier.latency_ns * _PS_PER_NS
-            place, target = here // inner % extent, there // inner % extent
+            place, target = here // inner, there // inner
+            if axis:
+                place, target = place % extent, target % extent
             if tier.wiring == "ring":
                 hops = self._around(place, target, extent, here, inner)
                 for _ in range(extent // 2):
@@ -238,10 +243,10 @@ class Network:
                 continue
             if tier.wiring == "direct":
                 entry = here[moving] + (target - place)[moving] * inner
+                # In a partly filled topology there may be no chip in that place.
+                entry = np.where(entry < self.topology.num_chips, entry, there[moving])
             else:
                 entry = there[moving]
-            # A partly filled outermost coordinate may have no chip in that place.
-            entry = np.where(entry < self.topology.num_chips, entry, there[moving])
             uses.append((moving, here[moving] * self._per_chip + port))
             uses.append((moving, entry * self._per_chip + port + 1))
             here = here.copy()

@@ -16,6 +16,8 @@ from .network import Load, Network
 from .plan import Phase
 from .result import LocalTraffic
 
+_ELSEWHERE = -1
+
 
 @dataclass(frozen=True, eq=False)
 class _Transfers:
@@ -70,7 +72,8 @@ def _members(phase: Phase, network: Network) -> tuple[Ints, Ints]:
 
 
 def _to_all(phase: Phase, network: Network) -> _Transfers:
-    """From each rank one transfer for every chip of its UltraServer, and one for all others."""
+    """From each rank one transfer for every chip of its UltraServer; and one to elsewhere and one
+    from there, standing for all other ranks: each sends as much to a rank as it gets from it."""
     groups, size = phase.groups, phase.groups.size
     group, member = _members(phase, network)
     device = groups.devices(group, member)
@@ -93,8 +96,8 @@ def _to_all(phase: Phase, network: Network) -> _Transfers:
         src = np.repeat(own, len(chips))
         parts.append((np.full_like(src, group[rows[0]]), src, own[target].ravel(), copies.ravel()))
         far = np.full(len(rows), size - len(rows))
-        beyond = (own + len(rows)) % size
-        parts.append((group[rows], own, beyond, far))
+        parts.append((group[rows], own, np.full(len(rows), _ELSEWHERE), far))
+        parts.append((group[rows], np.full(len(rows), _ELSEWHERE), own, far))
     columns = [np.concatenate(column) for column in zip(*parts)]
     some = columns[3] > 0
     group, src, dst, copies = (column[some] for column in columns)
@@ -102,8 +105,12 @@ def _to_all(phase: Phase, network: Network) -> _Transfers:
 
 
 def _load(phase: Phase, network: Network, transfers: _Transfers) -> Load:
-    src = phase.groups.devices(transfers.group, transfers.src)
-    dst = phase.groups.devices(transfers.group, transfers.dst)
+    src = phase.groups.devices(transfers.group, np.maximum(transfers.src, 0))
+    dst = phase.groups.devices(transfers.group, np.maximum(transfers.dst, 0))
+    # Elsewhere is the same place in an UltraServer beyond the last, one for each there is.
+    beyond = network.devices_per_domain * int(network.topology.chip_shape[0])
+    src = np.where(transfers.src == _ELSEWHERE, dst + beyond, src)
+    dst = np.where(transfers.dst == _ELSEWHERE, src + beyond, dst)
     if phase.role == "scatter":
         src, dst = dst, src
     ones = np.ones(len(src))
