@@ -8,7 +8,7 @@ from typing import Any
 
 from jaxlib.mlir import ir
 
-from .operations import direction, producer, shape, splat
+from .operations import direction, producer, splat
 
 _COMPARISONS: dict[str, Callable[[int, int], bool]] = {
     "EQ": operator.eq,
@@ -90,7 +90,7 @@ def _integer(value: Any, known: dict[Any, int | None]) -> int | None:
 
 def _computed(value: Any, known: dict[Any, int | None]) -> int | None:
     op = producer(value)
-    if op is None or shape(value) or not isinstance(value.type.element_type, ir.IntegerType):
+    if op is None or not _is_integer(value):
         return None
     if op.name == "stablehlo.constant":
         return splat(op)
@@ -103,3 +103,9 @@ def _computed(value: Any, known: dict[Any, int | None]) -> int | None:
     result = int(rule(*inputs))
     fits = abs(result) < 1 << max(value.type.element_type.width - 1, 1)
     return result if fits else None
+
+
+def _is_integer(value: Any) -> bool:
+    kind = value.type  # a loop may carry a token, which has no elements
+    is_scalar = isinstance(kind, ir.RankedTensorType) and kind.rank == 0
+    return is_scalar and isinstance(kind.element_type, ir.IntegerType)

@@ -40,10 +40,22 @@ def loops(
     return function
 
 
+def told(stack: Any, i: Any) -> float:
+    """The loop carries a token, too."""
+    jax.debug.callback(lambda i: None, i, ordered=True)
+    return 0.0
+
+
 @pytest.mark.parametrize(
     "function",
-    [loops(), loops(writes=BACKWARDS), loops(reads=BACKWARDS), loops(reads=(1, 2, lambda i: i))],
-    ids=["plain", "written backwards", "read backwards", "not all read"],
+    [
+        loops(),
+        loops(also=told),
+        loops(writes=BACKWARDS),
+        loops(reads=BACKWARDS),
+        loops(reads=(1, 2, lambda i: i)),
+    ],
+    ids=["plain", "told", "written backwards", "read backwards", "not all read"],
 )
 def test_every_entry_that_is_read_was_written(function: Function) -> None:
     assert count(function, ARGUMENTS) == 2
