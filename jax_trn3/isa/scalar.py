@@ -172,11 +172,13 @@ def activation_reduce(
 
 
 def _stages(instruction: Instruction, core: NeuronCore) -> Iterator[str]:
-    """(op0, op1) one of six pairs; what is bypassed is not reversed."""
+    """(op0, op1) one of six pairs, each with its immediate; what is bypassed is not reversed."""
     pair = (instruction.get("op0"), instruction.get("op1"))
     if pair not in _PAIRS:
         yield f"(op0, op1) is {pair}; allowed: {', '.join(map(str, _PAIRS))}"
-    for op, reverse in (("op0", "reverse0"), ("op1", "reverse1")):
+    for op, immediate, reverse in (("op0", "imm0", "reverse0"), ("op1", "imm1", "reverse1")):
+        if instruction.get(op) != "bypass" and instruction.get(immediate) is None:
+            yield f"{op} is {instruction.get(op)!r}, which needs {immediate}"
         if instruction.get(reverse) and instruction.get(op) == "bypass":
             yield f"{reverse} needs an {op}; it is 'bypass'"
 

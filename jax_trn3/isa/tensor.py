@@ -408,6 +408,7 @@ def nc_matmul_mx(
     return _summed(_product(*operands, (0,)), previous)
 
 
+@jax.jit
 def _dequantized(data: jax.Array, scale: jax.Array) -> jax.Array:
     """Data [P, ..., 4] and its scales -> [4P, F] float32."""
     partitions = data.shape[0]

@@ -11,11 +11,21 @@ from isa_cases import CORES, V2, V3, V4, bits, float64, hbm, problems, psum, sbu
 from jax_trn3.isa import IllegalInstruction, Tile, check, execute
 from jax_trn3.isa.tensor import nc_matmul, nc_matmul_mx, nc_transpose
 
-FLOATS = ("float32", "tfloat32", "bfloat16", "float16", "float8_e4m3", "float8_e4m3fn", "float8_e5m2")
+FLOATS = (
+    "float32",
+    "tfloat32",
+    "bfloat16",
+    "float16",
+    "float8_e4m3",
+    "float8_e4m3fn",
+    "float8_e5m2",
+)
 
 
 def matmul(k=128, m=128, n=512, dtype="bfloat16", out="float32", **params):
-    return nc_matmul(psum(m, n, dtype=out), sbuf(k, m, dtype=dtype), sbuf(k, n, dtype=dtype), **params)
+    return nc_matmul(
+        psum(m, n, dtype=out), sbuf(k, m, dtype=dtype), sbuf(k, n, dtype=dtype), **params
+    )
 
 
 def run(instruction, previous=None, **arrays):
@@ -90,7 +100,11 @@ def test_transpose_mode_moves_bits(dtype):
     instruction = nc_matmul(psum(32, 96, dtype=dtype), data, identity, is_transpose=True)
     check(instruction, V3)
     width = np.dtype(values(data).dtype).itemsize
-    a = np.random.default_rng(0).integers(0, 256, (96, 32 * width), np.uint8).view(values(data).dtype)
+    a = (
+        np.random.default_rng(0)
+        .integers(0, 256, (96, 32 * width), np.uint8)
+        .view(values(data).dtype)
+    )
     a[0, :4] = np.array([np.nan, np.inf, -np.inf, -0.0]).astype(a.dtype)
     eye = np.eye(96).astype(a.dtype)
     got = run(instruction, stationary=a, moving=eye)
@@ -102,7 +116,12 @@ def test_transpose_of_float8_has_16_bits():
     data, identity = sbuf(64, 32, dtype=dtype), sbuf(64, 64, dtype=dtype)
     instruction = nc_matmul(psum(32, 64, dtype="uint16"), data, identity, is_transpose=True)
     check(instruction, V3)
-    a = np.arange(2048, dtype=np.uint16).astype(np.uint8).view(ml_dtypes.float8_e4m3).reshape(64, 32)
+    a = (
+        np.arange(2048, dtype=np.uint16)
+        .astype(np.uint8)
+        .view(ml_dtypes.float8_e4m3)
+        .reshape(64, 32)
+    )
     got = run(instruction, stationary=a, moving=np.eye(64).astype(ml_dtypes.float8_e4m3))
     assert got.dtype == jnp.uint16
     np.testing.assert_array_equal(got, a.view(np.uint8).T)
@@ -225,7 +244,9 @@ def test_a_tile_of_the_array_is_named_in_the_work():
 # nc_matmul_mx
 
 
-def mx(p=128, m=128, n=512, dtypes=("float8_e4m3fn_x4", "float8_e4m3fn_x4"), out="float32", **params):
+def mx(
+    p=128, m=128, n=512, dtypes=("float8_e4m3fn_x4", "float8_e4m3fn_x4"), out="float32", **params
+):
     rows = p if p > 32 else 4
     return nc_matmul_mx(
         psum(m, n, dtype=out),
