@@ -1,5 +1,6 @@
 """The face of the room: `collective` and `simulate`."""
 
+import functools
 from collections.abc import Sequence
 
 import numpy as np
@@ -63,6 +64,25 @@ def collective(
     **Raises:** `ValueError` for what does not fit: groups the topology, operands SBUF, the
     algorithm the group.
     """
+    if isinstance(num_bytes, int):
+        fixed = None if pairs is None else tuple(pairs)
+        return _remembered(kind, num_bytes, topology, groups, algorithm, memory, fixed)
+    network, groups = checked(kind, num_bytes, topology, groups, algorithm, memory, pairs)
+    phases, times = _chosen(kind, num_bytes, groups, network, algorithm, pairs)
+    return _result(kind, num_bytes, groups, network, phases, times, None)
+
+
+@functools.lru_cache(maxsize=4_096)
+def _remembered(
+    kind: Kind,
+    num_bytes: int,
+    topology: Topology,
+    groups: Groups | None,
+    algorithm: str | None,
+    memory: Memory,
+    pairs: tuple[tuple[int, int], ...] | None,
+) -> CollectiveTime:
+    """The layers of a model run the same collectives again and again."""
     network, groups = checked(kind, num_bytes, topology, groups, algorithm, memory, pairs)
     phases, times = _chosen(kind, num_bytes, groups, network, algorithm, pairs)
     return _result(kind, num_bytes, groups, network, phases, times, None)

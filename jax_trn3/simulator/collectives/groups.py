@@ -124,8 +124,8 @@ class Groups:
     def heads(self, block: int) -> "Groups":
         """Groups of the first member of every block of `block` consecutive ones."""
         outer, _ = self.split(block)
-        if self.table is not None:
-            return listed(self._listed[:, ::block].tolist())
+        if outer.table is not None:
+            return listed(self.all_devices()[:, ::block].tolist())
         return replace(outer, batch=self.batch)
 
     def split(self, block: int) -> tuple["Groups", "Groups"]:
@@ -137,9 +137,12 @@ class Groups:
             return listed(across.tolist()), listed(rows.reshape(-1, block).tolist())
         outer_axes: list[Axis] = []
         inner_axes: list[Axis] = []
+        rest = block
         for extent, stride in reversed(self.members):
-            inside = math.gcd(extent, block)
-            block //= inside
+            inside = min(extent, rest)
+            if extent % inside or rest % inside:
+                return listed(self.all_devices().tolist()).split(block)
+            rest //= inside
             inner_axes.insert(0, (inside, stride))
             outer_axes.insert(0, (extent // inside, stride * inside))
         outer = replace(self, members=tuple(outer_axes), batch=self.batch + tuple(inner_axes))

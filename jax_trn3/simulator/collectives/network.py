@@ -174,7 +174,7 @@ class Network:
         transfer = np.concatenate([use[0] for use in links])
         server = np.concatenate([use[1] for use in links])
         work = np.concatenate([use[2] for use in links])
-        servers, used = np.unique(server, return_inverse=True)
+        servers, used = _numbered(server)
         total = np.bincount(used, work, len(servers))
         duration = np.ceil(total * self._ps_per_work[servers % self._per_chip]).astype(np.int64)
         return Load(servers, total, duration, transfer, used, latency, devices)
@@ -262,9 +262,26 @@ class Network:
         return np.where(back, hops - extent, hops)
 
 
+def _numbered(values: Ints) -> tuple[Ints, Ints]:
+    """The different values, ascending, and the place of each among them."""
+    first = int(values.min())
+    span = int(values.max()) - first + 1
+    if span > 4 * len(values) + 65_536:
+        different, place = np.unique(values, return_inverse=True)
+        return different, place
+    there = np.zeros(span, np.int64)  # np.unique without sorting
+    there[values - first] = 1
+    different = np.nonzero(there)[0]
+    there[different] = np.arange(len(different))
+    return different + first, there[values - first]
+
+
 def tier_work(network: Network, load: Load) -> Mapping[str, int]:
     """The most that one server of each kind has to do: bytes, or transfers to start."""
-    most: dict[str, int] = {}
-    for kind, work in zip(network.kind_of(load.servers), load.work):
-        most[kind] = max(most.get(kind, 0), int(work))
-    return most
+    most = np.zeros(len(network.kinds))
+    np.maximum.at(most, load.servers % len(network.kinds), load.work)
+    by_kind: dict[str, int] = {}
+    for kind, work in zip(network.kinds, most):
+        if work:
+            by_kind[kind] = max(by_kind.get(kind, 0), int(work))
+    return by_kind
