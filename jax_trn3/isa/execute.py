@@ -108,7 +108,7 @@ def _supplied(
     """What the meaning asks the executor for."""
     spec = instruction.spec
     outs = tuple(_out(instruction, operand) for operand in written)
-    if instruction.get("accumulate") is False:
+    if instruction.get("accumulate") is False and written[0].role == "accumulate":
         previous = None
     elif instruction.get("accumulate") and previous is None:
         raise ValueError(f"{instruction.name} accumulates onto what nothing has written (previous)")
