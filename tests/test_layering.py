@@ -24,7 +24,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "plugin": {
         "_version", "hardware", "numerics", "isa", "simulator", "compiler", "ops", "pjrt", "runtime",
     },
-    "profiler": {"simulator", "hardware"},
+    "profiler": {"simulator", "hardware", "isa"},
     "pallas_trn3": {"isa", "simulator", "ops"},
 }  # fmt: skip
 ALL = set(MAY_IMPORT)

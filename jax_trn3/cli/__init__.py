@@ -4,9 +4,9 @@ import argparse
 from collections.abc import Sequence
 from typing import NoReturn
 
-from . import info
+from . import info, trace
 
-_COMMANDS = (info,)
+_COMMANDS = (info, trace)
 
 
 class _Parser(argparse.ArgumentParser):

@@ -78,12 +78,9 @@ def between(
     """
     search = _Search(timeline, start_ps, end_ps, limit)
     nested = sorted(timeline.repeats, key=lambda r: (r.begin, -r.end))
-    still = np.zeros((len(timeline.events), 4), np.int64)
+    still = np.zeros((len(timeline.events), 5), np.int64)
     search.visit(0, len(timeline.events), nested, still, 0)
-    numbers, events = np.concatenate(search.numbers), np.concatenate(search.events)
-    distance = events[:, 4]
-    events[:, 4] = np.where(distance > 0, numbers - distance, -1)
-    return numbers, events
+    return np.concatenate(search.numbers), np.concatenate(search.events)
 
 
 def _numbered(nodes: Iterable[Node], number: int) -> tuple[tuple["int | _Nest", ...], int]:
@@ -160,7 +157,7 @@ class _Search:
     def __init__(self, timeline: Timeline, start: int, end: int, limit: int) -> None:
         self.start, self.end, self.limit = start, end, limit
         self.base = timeline.events.copy()
-        self.base[:, 4] = timeline._distance_to_cause()
+        self.base[:, 4] = timeline._rows_of_causes()
         self.numbers: list[np.ndarray] = [np.empty(0, np.int64)]
         self.events: list[np.ndarray] = [np.empty((0, len(COLUMNS)), np.int64)]
         self._found = 0
@@ -168,8 +165,8 @@ class _Search:
     def visit(
         self, begin: int, end: int, repeats: list[Repeat], moved: np.ndarray, row: int
     ) -> int:
-        """Looks through events `begin` to `end`, `moved` (int64[events, 4]) being added to their
-        times, the first of which is row `row`. Returns the row after them."""
+        """Looks through events `begin` to `end`, the first of which is row `row`. `moved`
+        (int64[events, 5]) is added to their times and causes. Returns the row after them."""
         place = begin
         while repeats:
             outer = repeats[0]
@@ -181,44 +178,46 @@ class _Search:
         return self._straight(place, end, moved, row)
 
     def _straight(self, begin: int, end: int, moved: np.ndarray, row: int) -> int:
-        times = self.base[begin:end, :4] + moved[begin:end]
-        self._keep(times, np.arange(begin, end), row + np.arange(end - begin))
+        rows = self.base[begin:end, :5] + moved[begin:end]
+        self._keep(rows, np.arange(begin, end), row + np.arange(end - begin))
         return row + end - begin
 
     def _repeated(self, repeat: Repeat, inside: list[Repeat], moved: np.ndarray, row: int) -> int:
         once = _rows(repeat.begin, repeat.end, inside)
         first, last = self._times(repeat, inside, moved)
         span = slice(repeat.begin, repeat.end)
+        step = repeat.step.copy()
+        step[:, 4] *= once
         if not inside:
             many = max(1, _BLOCK // once)
             for k in range(first, last, many):
                 ks = np.arange(k, min(k + many, last))[:, None, None]
-                times = self.base[span, :4] + moved[span] + ks * repeat.step
+                found = self.base[span, :5] + moved[span] + ks * step
                 events = np.tile(np.arange(repeat.begin, repeat.end), len(ks))
                 rows = row + k * once + np.arange(len(ks) * once)
-                self._keep(times.reshape(-1, 4), events, rows)
+                self._keep(found.reshape(-1, 5), events, rows)
         for k in range(first, last if inside else first):
             further = moved.copy()
-            further[span] += k * repeat.step
+            further[span] += k * step
             self.visit(repeat.begin, repeat.end, inside, further, row + k * once)
         return row + repeat.count * once
 
-    def _keep(self, times: np.ndarray, events: np.ndarray, rows: np.ndarray) -> None:
+    def _keep(self, found: np.ndarray, events: np.ndarray, rows: np.ndarray) -> None:
         """Notes those of some runs that are in the window."""
-        here = np.flatnonzero((times[:, 0] < self.end) & (times[:, 3] > self.start))
+        here = np.flatnonzero((found[:, 0] < self.end) & (found[:, 3] > self.start))
         self._found += len(here)
         if self._found > self.limit:
             raise TooManyRuns(
                 f"more than {self.limit} instructions ran from {self.start} to {self.end} ps"
             )
         self.numbers.append(rows[here])
-        self.events.append(np.hstack([times[here], self.base[events[here], 4:]]))
+        self.events.append(np.hstack([found[here], self.base[events[here], 5:]]))
 
     def _times(self, repeat: Repeat, inside: list[Repeat], moved: np.ndarray) -> tuple[int, int]:
         """The first time of a repetition that may have runs in the window, and the one after the
         last."""
         span = slice(repeat.begin, repeat.end)
-        low = high = self.base[:, :4] + moved
+        low = high = self.base[:, :5] + moved
         for inner in inside:
             part, most = slice(inner.begin, inner.end), inner.step * (inner.count - 1)
             low, high = low.copy(), high.copy()
