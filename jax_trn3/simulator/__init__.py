@@ -8,4 +8,5 @@ from .program import Program as Program
 from .program import loop as loop
 from .program import program as program
 from .simulate import simulate as simulate
+from .spill import spill as spill
 from .timeline import Timeline as Timeline

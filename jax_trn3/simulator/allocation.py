@@ -142,8 +142,8 @@ def _check_address(
         if not apart and not above and needed[other].meets(needed[tile]):
             raise IllegalProgram(
                 f"tiles {other.name} (bytes {start} to {start + extent(other, core)}) and "
-                f"{tile.name} (bytes {offset} to {offset + size}) overlap in {tile.memory} and both "
-                f"are needed at the same time: instructions {needed[other].first} to "
+                f"{tile.name} (bytes {offset} to {offset + size}) overlap in {tile.memory} and "
+                f"both are needed at the same time: instructions {needed[other].first} to "
                 f"{needed[other].last} and {needed[tile].first} to {needed[tile].last}"
             )
 
@@ -177,12 +177,15 @@ def _excess(
 
 def replace_tiles(program: Program, tiles: dict[Tile, Tile]) -> Program:
     """The program with other tiles in place of some."""
-    return Program(program.name, tuple(_replaced(node, tiles) for node in program.body))
+    return Program(program.name, tuple(replace_in(node, tiles) for node in program.body))
 
 
-def _replaced(node: Node, tiles: dict[Tile, Tile]) -> Node:
+def replace_in(node: Node, tiles: dict[Tile, Tile]) -> Node:
+    """An instruction or a loop with other tiles in place of some."""
     if isinstance(node, Loop):
-        return dataclasses.replace(node, body=tuple(_replaced(inner, tiles) for inner in node.body))
+        return dataclasses.replace(
+            node, body=tuple(replace_in(inner, tiles) for inner in node.body)
+        )
     operands = tuple((name, _moved(access, tiles)) for name, access in node.operands)
     params = tuple(
         (name, _moved(value, tiles) if isinstance(value, Access) else value)

@@ -60,13 +60,13 @@ def _collect(
                 uses.setdefault(tile, []).extend(found)
             place = last
             continue
-        for access, reads in _operands(node):
+        for access, reads in operands(node):
             uses.setdefault(access.tile, []).append(_Use(place, loops, access, reads))
         place += 1
     return place
 
 
-def _operands(instruction: Instruction) -> list[tuple[Access, bool]]:
+def operands(instruction: Instruction) -> list[tuple[Access, bool]]:
     """Its tiles, those that it reads first."""
     roles = {operand.name: operand.role for operand in instruction.spec.operands}
     named = [(access, roles[name]) for name, access in instruction.operands]

@@ -37,8 +37,8 @@ class Repeat:
     """How often, the first time included."""
 
     step: np.ndarray
-    """int64[events, 5]: what each of (issued, start, free, done) grows by each time, ps; and 1 where
-    the cause is an event of the same time or the one before, 0 where it stays the same event."""
+    """int64[events, 5]: what each of (issued, start, free, done) grows by each time, ps; and 1
+    where the cause is an event of the same time or the one before, 0 where it stays the same."""
 
 
 class _Place(NamedTuple):

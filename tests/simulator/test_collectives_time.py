@@ -192,7 +192,7 @@ def test_more_bytes_take_no_less_time(
 
 
 def faster(topology: Topology, share: float, latency: float = 1.0) -> Topology:
-    """The same with that share of the bandwidth of all links, and of their latencies."""
+    """The same with that share of the bandwidth of links, DMA engines and HBM, and of latencies."""
     fabric = topology.chip.fabric
     tiers = {
         axis: dataclasses.replace(
@@ -208,7 +208,16 @@ def faster(topology: Topology, share: float, latency: float = 1.0) -> Topology:
         hop_latency_ns=int(fabric.hop_latency_ns * latency),
         message_ns=int(fabric.message_ns * latency),
     )
-    return dataclasses.replace(topology, chip=dataclasses.replace(topology.chip, fabric=fabric))
+    chip = topology.chip
+    dma = chip.core.dma
+    dma = dataclasses.replace(dma, engine_bytes_per_s=int(dma.engine_bytes_per_s * share))
+    chip = dataclasses.replace(
+        chip,
+        fabric=fabric,
+        core=dataclasses.replace(chip.core, dma=dma),
+        hbm_bandwidth_bytes_per_s=int(chip.hbm_bandwidth_bytes_per_s * share),
+    )
+    return dataclasses.replace(topology, chip=chip)
 
 
 @settings(max_examples=40)
