@@ -9,7 +9,6 @@ Of large clusters only the first two UltraServers and the last are looked at. In
 others do the same.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,10 +22,9 @@ from .schedule import Step
 
 @dataclass(frozen=True)
 class PhaseTime:
-    """The steps of a phase in time, and what they ask of a rank."""
+    """The steps of a phase in time."""
 
     steps: tuple[StepTime, ...]
-    local: LocalTraffic
 
     @property
     def time_ps(self) -> int:
@@ -37,12 +35,12 @@ class PhaseTime:
 def narrow_time(phase: Phase, network: Network) -> PhaseTime:
     """How long a phase takes whose steps can be written down."""
     group = representatives(phase.groups, network)
-    every = steps_of(phase, network)
     steps = []
-    for step in every:
+    for step in steps_of(phase, network):
         load = network.load(step, phase.groups, group)
-        steps.append(step_time(f"{phase.algorithm}: {step.name}", step.repeat, load, network))
-    return PhaseTime(tuple(steps), local_traffic(every))
+        name = f"{phase.algorithm}: {step.name}"
+        steps.append(step_time(name, step.repeat, load, network, local_traffic(step, network)))
+    return PhaseTime(tuple(steps))
 
 
 def representatives(groups: Groups, network: Network) -> Ints:
@@ -72,7 +70,9 @@ def windows(groups: Groups, network: Network) -> list[tuple[Ints, Ints]]:
     return [groups.within(domain * span, (domain + 1) * span) for domain in domains]
 
 
-def step_time(name: str, repeat: int, load: Load, network: Network) -> StepTime:
+def step_time(
+    name: str, repeat: int, load: Load, network: Network, local: LocalTraffic
+) -> StepTime:
     """One step: its slowest transfer."""
     slowest = np.zeros(len(load.latency_ps), np.int64)
     np.maximum.at(slowest, load.transfer, load.duration_ps[load.used])
@@ -83,20 +83,18 @@ def step_time(name: str, repeat: int, load: Load, network: Network) -> StepTime:
         used = load.used[load.transfer == worst]
         server = used[np.argmax(load.duration_ps[used])]
         bound = network.kind_of(load.servers[server : server + 1])[0]
-    return StepTime(name, repeat, int(total[worst]), bound, tier_work(network, load))
+    return StepTime(name, repeat, int(total[worst]), bound, tier_work(network, load), local)
 
 
-def local_traffic(steps: Sequence[Step]) -> LocalTraffic:
-    """What the steps ask of the memory of the busiest rank."""
-    if not steps:
-        return LocalTraffic(0, 0, 0)
-    size = 1 + max(int(max(step.src.max(), step.dst.max())) for step in steps)
-    read, written, moved = np.zeros(size), np.zeros(size), np.zeros(size)
-    for step in steps:
-        volume = np.broadcast_to(step.size * step.copies * step.repeat, step.src.shape)
-        engine = step.src if step.engine is None else step.engine
-        read += np.bincount(step.src, volume * step.reads, size)
-        read += np.bincount(step.dst, volume * step.updates, size)
-        written += np.bincount(step.dst, volume * step.writes, size)
-        moved += np.bincount(engine, volume * (np.asarray(step.reads) + step.updates), size)
+def local_traffic(step: Step, network: Network) -> LocalTraffic:
+    """What one repetition of a step asks of the busiest rank."""
+    volume = np.broadcast_to(step.size * step.copies, step.src.shape)
+    engine = step.src if step.engine is None else step.engine
+    size = 1 + int(max(step.src.max(), step.dst.max()))
+    moved = np.bincount(engine, volume * (step.reads + network.update_cost * step.updates), size)
+    if network.memory == "sbuf":
+        return LocalTraffic(0, 0, int(moved.max()))
+    read = np.bincount(step.src, volume * step.reads, size)
+    read += np.bincount(step.dst, volume * step.updates, size)
+    written = np.bincount(step.dst, volume * step.writes, size)
     return LocalTraffic(int(read.max()), int(written.max()), int(moved.max()))

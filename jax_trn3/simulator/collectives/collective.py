@@ -25,7 +25,7 @@ from .plan import (
     spans_servers,
     with_role,
 )
-from .result import CollectiveTime, LocalTraffic
+from .result import CollectiveTime
 from .wide import wide_time
 
 MOST_PAIRWISE = 64
@@ -98,7 +98,8 @@ def simulate(
     memory: Memory = "hbm",
     pairs: Sequence[tuple[int, int]] | None = None,
 ) -> CollectiveTime:
-    """`collective`, but with the time of an event simulation of every rank and link.
+    """`collective`, but with the time of an event simulation of every rank and link. The steps of
+    the answer are still those of the closed form.
 
     **Raises:** `ValueError` as `collective`, and for more than 4,096 devices.
     """
@@ -251,7 +252,6 @@ def _result(
     steps = tuple(step for time in times for step in time.steps)
     running = sum(time.time_ps for time in times) if simulated is None else simulated
     trigger = 2 * int(network.fabric.trigger_latency_ns) * 1_000 if steps else 0
-    local = [time.local for time in times]
     return CollectiveTime(
         kind=kind,
         algorithm=_title(phases, groups.size),
@@ -260,11 +260,6 @@ def _result(
         time_ps=running + trigger,
         trigger_ps=trigger,
         steps=steps,
-        local=LocalTraffic(
-            sum(part.hbm_read_bytes for part in local) if network.memory == "hbm" else 0,
-            sum(part.hbm_write_bytes for part in local) if network.memory == "hbm" else 0,
-            sum(part.dma_bytes for part in local),
-        ),
     )
 
 

@@ -165,7 +165,7 @@ class Network:
         number = np.arange(len(src))
         uses, latency = self._route(src, dst)
         links = [(transfer, server, size[transfer]) for transfer, server in uses]
-        links.append((number, self._dma(engine), size * (reads + updates * self._update_cost)))
+        links.append((number, self._dma(engine), size * (reads + updates * self.update_cost)))
         # A second copy of what another transfer reads is part of that transfer.
         links.append((number, self._cc(engine), copies * (reads > 0)))
         if self.memory == "hbm":
@@ -180,7 +180,7 @@ class Network:
         return Load(servers, total, duration, transfer, used, latency, devices)
 
     @property
-    def _update_cost(self) -> float:
+    def update_cost(self) -> float:
         """Bytes that a DMA engine handles for each byte it adds to, beside those it adds. Through
         HBM the sum is read; in SBUF it costs what accumulation costs the engine."""
         if self.memory == "hbm":

@@ -15,6 +15,20 @@ BUS_FACTORS: dict[str, tuple[int, bool]] = {
 
 
 @dataclass(frozen=True)
+class LocalTraffic:
+    """What a rank's own memory and DMA engines do: of each the most that any rank's do."""
+
+    hbm_read_bytes: int
+    """Read from the rank's HBM, by whoever, bytes."""
+
+    hbm_write_bytes: int
+    """Written to the rank's HBM, by whoever, bytes."""
+
+    dma_bytes: int
+    """Moved by the rank's DMA engines, bytes."""
+
+
+@dataclass(frozen=True)
 class StepTime:
     """A step, and how often the like happens in a row."""
 
@@ -34,19 +48,8 @@ class StepTime:
     work: Mapping[str, int]
     """What the busiest server of each kind does in one of them: bytes, of CC-cores transfers."""
 
-
-@dataclass(frozen=True)
-class LocalTraffic:
-    """What the busiest rank's own memory and DMA engines do for the whole collective."""
-
-    hbm_read_bytes: int
-    """Read from the rank's HBM, by whoever, bytes."""
-
-    hbm_write_bytes: int
-    """Written to the rank's HBM, by whoever, bytes."""
-
-    dma_bytes: int
-    """Moved by the rank's DMA engines, bytes."""
+    local: LocalTraffic
+    """What one of them asks of a rank, for whoever lets compute have the rest."""
 
 
 @dataclass(frozen=True)
@@ -74,13 +77,20 @@ class CollectiveTime:
     steps: tuple[StepTime, ...]
     """One after another."""
 
-    local: LocalTraffic
-    """What it asks of a rank's own memory, to be shared with compute."""
-
     @property
     def time_s(self) -> float:
         """The time in seconds."""
         return self.time_ps / 1e12
+
+    @property
+    def local(self) -> LocalTraffic:
+        """What all steps together ask of a rank."""
+        parts = [(step.repeat, step.local) for step in self.steps]
+        return LocalTraffic(
+            sum(repeat * part.hbm_read_bytes for repeat, part in parts),
+            sum(repeat * part.hbm_write_bytes for repeat, part in parts),
+            sum(repeat * part.dma_bytes for repeat, part in parts),
+        )
 
     @property
     def num_steps(self) -> int:

@@ -17,6 +17,7 @@ from .plan import Phase
 from .result import LocalTraffic
 
 _ELSEWHERE = -1
+_TO_EACH = "to each"
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,10 +39,10 @@ def wide_time(phase: Phase, network: Network) -> PhaseTime:
     for transfers in _transfers(phase, network):
         load = _load(phase, network, transfers)
         name = f"{phase.algorithm}: {transfers.name}"
-        steps.append(step_time(name, transfers.repeat, load, network))
+        steps.append(step_time(name, transfers.repeat, load, network, _local(phase, transfers)))
     if phase.role == "scatter":
         steps.reverse()
-    return PhaseTime(tuple(steps), _local(phase))
+    return PhaseTime(tuple(steps))
 
 
 def _transfers(phase: Phase, network: Network) -> Iterator[_Transfers]:
@@ -101,7 +102,7 @@ def _to_all(phase: Phase, network: Network) -> _Transfers:
     columns = [np.concatenate(column) for column in zip(*parts)]
     some = columns[3] > 0
     group, src, dst, copies = (column[some] for column in columns)
-    return _Transfers("to each", group, src, dst, phase.num_bytes, copies)
+    return _Transfers(_TO_EACH, group, src, dst, phase.num_bytes, copies)
 
 
 def _load(phase: Phase, network: Network, transfers: _Transfers) -> Load:
@@ -119,12 +120,9 @@ def _load(phase: Phase, network: Network, transfers: _Transfers) -> Load:
     return network.load_of((src, dst, src), transfers.size * copies, copies, ones, updates, ones)
 
 
-def _local(phase: Phase) -> LocalTraffic:
-    """A broadcast's root sends in every step; in all else every rank moves every chunk once."""
-    size = phase.groups.size
-    if phase.role == "broadcast":
-        sent = phase.num_bytes * (size - 1).bit_length()
-        return LocalTraffic(sent, phase.num_bytes, sent)
-    volume = phase.num_bytes * (size - 1)
+def _local(phase: Phase, transfers: _Transfers) -> LocalTraffic:
+    """Every rank sends and gets the same; of a broadcast, at most one copy."""
+    peers = phase.groups.size - 1 if transfers.name == _TO_EACH else 1
+    volume = transfers.size * peers
     reads = 2 if phase.role == "scatter" else 1
     return LocalTraffic(volume * reads, volume, volume * reads)
