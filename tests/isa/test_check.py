@@ -66,8 +66,8 @@ def test_patterns_have_four_free_dimensions_that_are_apart():
         problems(copy(y, apart))
     )
     assert problems(copy(sbuf(8, 2**4), x[:, 0, ::2, ::2, ::2, ::2])) == ""
-    slots = Tile("x", "sbuf", (8, 4, 4, 4, 4), "float32", slots=3)
-    assert "5 free dim" in problems(copy(sbuf(8, 48), slots.all[:, 0:2, ::2, ::2, ::2]))
+    slots = Tile("x", "sbuf", (8, 5, 4, 4, 4), "float32", slots=3)
+    assert "5 free dim" in problems(copy(sbuf(8, 72), slots.all[:, ::2, ::2, ::2, ::2]))
     far = Tile("x", "sbuf", (8, 2, 40000), "uint8").all[:, :, 0:1]
     assert "2 elements lie 40000 elements apart; a stride is at most 32767" in (
         problems(copy(sbuf(8, 2), far))
