@@ -112,6 +112,16 @@ def test_closed_form_bounds_the_event_simulation_of_any_group(
     assert event <= closed <= 1.5 * event
 
 
+@pytest.mark.parametrize("name", ["trn2-ultraserver", "trn3-gen1"])
+def test_closed_form_bounds_a_large_exchange_of_uneven_chips(name: str) -> None:
+    topology = TOPOLOGIES[name]
+    order = np.random.default_rng(5).permutation(topology.num_devices)[:99]
+    for groups in (along((99,), (0,), start=3), listed([order.tolist()])):
+        event = simulate("all_to_all", 1 << 22, topology, groups=groups).time_ps
+        closed = collective("all_to_all", 1 << 22, topology, groups=groups).time_ps
+        assert event <= closed <= 1.05 * event
+
+
 def test_closed_form_equals_event_simulation_on_1152_devices() -> None:
     topology = get_topology("trn3-gen2")
     for kind, algorithm in [

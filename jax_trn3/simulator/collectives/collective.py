@@ -130,8 +130,10 @@ Plan = tuple[list[Phase], list[PhaseTime]]
 def phase_time(phase: Phase, network: Network) -> PhaseTime:
     """How long a phase takes, in closed form."""
     groups = phase.groups
-    if phase.role == "exchange" and phase.pairs is None and groups.size > MOST_PAIRWISE:
-        return wide_time(phase, network)
+    if phase.role == "exchange" and phase.pairs is None:
+        listed = groups.table is not None and groups.num_devices <= SMALL
+        if groups.size > MOST_PAIRWISE and not listed:
+            return wide_time(phase, network)
     chained = phase.role in ("gather", "scatter", "broadcast")
     if chained and groups.num_devices > SMALL and spans_servers(groups, network):
         return wide_time(phase, network)

@@ -84,6 +84,7 @@ def _to_all(phase: Phase, network: Network) -> _Transfers:
     _, place = np.unique(np.stack([group, domain]), axis=1, return_inverse=True)
     order = np.argsort(place, kind="stable")
     for rows in np.split(order, np.nonzero(np.diff(place[order]))[0] + 1):
+        rows = rows[np.argsort(chip[rows], kind="stable")]
         own = member[rows]
         chips, which, peers = np.unique(chip[rows], return_inverse=True, return_counts=True)
         local = np.arange(len(rows)) - np.searchsorted(which, which)
