@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jax_trn3.hardware import get_topology
-from jax_trn3.simulator.collectives import Groups, along, listed, plan
+from jax_trn3.simulator.collectives import Groups, along, listed, planned
 from jax_trn3.simulator.collectives.network import Network
 from jax_trn3.simulator.collectives.plan import Phase, phases_of_cut, steps_of, with_role
 from jax_trn3.simulator.collectives.schedule import Step
@@ -110,7 +110,9 @@ CHECKS = {
 
 def try_plan(kind: str, topology, groups: Groups, algorithm: str | None) -> None:
     try:
-        network, phases = plan(kind, 64 * groups.size, topology, groups=groups, algorithm=algorithm)
+        network, phases = planned(
+            kind, 64 * groups.size, topology, groups=groups, algorithm=algorithm
+        )
     except ValueError as error:
         refusal = str(error)
     else:
@@ -151,7 +153,7 @@ def test_single_step_mesh_adds_everything() -> None:
 def test_any_cut_of_a_hierarchy(cut: tuple[int, ...], role: str) -> None:
     topology = get_topology("trn3-gen1")
     groups = along((4, 128), (1,))
-    network = plan("all_gather", 1, topology, groups=groups)[0]
+    network = planned("all_gather", 1, topology, groups=groups)[0]
     phases = [with_role(p, role, "mesh") for p in phases_of_cut(groups, cut, 64)]
     if role == "gather":
         check_gather(phases, groups, network)
@@ -162,7 +164,7 @@ def test_any_cut_of_a_hierarchy(cut: tuple[int, ...], role: str) -> None:
 def test_all_to_all_brings_each_what_is_meant_for_it() -> None:
     table = np.random.default_rng(4).integers(0, 100, (6, 6))
     groups = listed([[3, 1, 4, 15, 9, 2], [6, 5, 35, 8, 7, 30]])
-    network, [phase] = plan("all_to_all", table, GEN1, groups=groups)
+    network, [phase] = planned("all_to_all", table, GEN1, groups=groups)
     received = np.diag(np.diag(table)).copy()
     for step in steps_of(phase, network):
         for src, dst, size in zip(step.src, step.dst, step.size):
@@ -172,7 +174,7 @@ def test_all_to_all_brings_each_what_is_meant_for_it() -> None:
 
 def test_permute_moves_the_pairs() -> None:
     pairs = [(0, 1), (1, 0), (2, 2), (5, 3)]
-    network, [phase] = plan("collective_permute", 64, CHIP, pairs=pairs)
+    network, [phase] = planned("collective_permute", 64, CHIP, pairs=pairs)
     [step] = steps_of(phase, network)
     assert list(zip(step.src, step.dst)) == pairs
     assert (step.size == 64).all()
@@ -181,7 +183,7 @@ def test_permute_moves_the_pairs() -> None:
 @pytest.mark.parametrize("name", AXES)
 def test_broadcast_reaches_everybody(name: str) -> None:
     topology, groups = AXES[name]
-    network, phases = plan("broadcast", 64, topology, groups=groups)
+    network, phases = planned("broadcast", 64, topology, groups=groups)
     has = np.zeros(topology.num_devices, bool)
     has[groups.all_devices()[:, 0]] = True
     for phase in phases:
@@ -196,7 +198,7 @@ def test_broadcast_reaches_everybody(name: str) -> None:
 def test_bytes_sent_are_the_least() -> None:
     """Every rank gets every other's chunk once: (N - 1) chunks each."""
     for algorithm in ("ring", "mesh", "rdh", "kangaring"):
-        network, phases = plan("all_gather", 64 * 128, INSTANCE, algorithm=algorithm)
+        network, phases = planned("all_gather", 64 * 128, INSTANCE, algorithm=algorithm)
         received = np.zeros(128)
         for phase in phases:
             for step in steps_of(phase, network):
@@ -210,7 +212,7 @@ def test_memory_touches_are_the_documented() -> None:
     touches = {}
     for kind in ("all_gather", "reduce_scatter"):
         for algorithm in ("ring", "kangaring"):
-            network, phases = plan(kind, 64 * 128, INSTANCE, algorithm=algorithm)
+            network, phases = planned(kind, 64 * 128, INSTANCE, algorithm=algorithm)
             total = 0
             for phase in phases:
                 for step in steps_of(phase, network):

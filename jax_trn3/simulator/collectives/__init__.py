@@ -3,12 +3,12 @@
 `groups.py` says who takes part. `algorithms.py` (with `schedule.py`) makes steps of transfers of
 it, whatever joins the chips; `network.py` knows the links, `layout.py` where ranks lie on them.
 `plan.py` puts phases together; `closed_form.py` and `wide.py` give their time at once, `events.py`
-by simulating every rank. `collective.py` chooses.
+by simulating every rank. `choose.py` chooses.
 """
 
-from .collective import collective as collective
-from .collective import plan as plan
-from .collective import simulate as simulate
+from .choose import collective as collective
+from .choose import planned as planned
+from .choose import simulate as simulate
 from .groups import Groups as Groups
 from .groups import along as along
 from .groups import listed as listed

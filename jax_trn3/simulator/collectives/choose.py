@@ -1,4 +1,4 @@
-"""The face of the room: `collective` and `simulate`."""
+"""The face of the room: `collective` and `simulate`, and how an algorithm is chosen."""
 
 import functools
 from collections.abc import Sequence
@@ -65,7 +65,7 @@ def collective(
     algorithm the group.
     """
     if isinstance(num_bytes, int):
-        fixed = None if pairs is None else tuple(pairs)
+        fixed = None if pairs is None else tuple((source, target) for source, target in pairs)
         return _remembered(kind, num_bytes, topology, groups, algorithm, memory, fixed)
     network, groups = checked(kind, num_bytes, topology, groups, algorithm, memory, pairs)
     phases, times = _chosen(kind, num_bytes, groups, network, algorithm, pairs)
@@ -109,7 +109,7 @@ def simulate(
     return _result(kind, num_bytes, groups, network, phases, times, simulated)
 
 
-def plan(
+def planned(
     kind: Kind,
     num_bytes: int | ArrayLike,
     topology: Topology,
@@ -167,7 +167,7 @@ def _chosen(
         named = None if algorithm == "hierarchical" else algorithm
         for cut in ways:
             phases = list(phases_of_cut(groups, cut, chunk))
-            options += _options(kind, phases, network, named, total)
+            options += _options(kind, phases, network, named)
     elif kind == "all_reduce":
         phase = Phase(groups, "reduce", algorithm, total, groups.size)
         options.append(([phase], [phase_time(phase, network)]))
@@ -175,7 +175,7 @@ def _chosen(
 
 
 def _options(
-    kind: Kind, phases: list[Phase], network: Network, algorithm: str | None, total: int
+    kind: Kind, phases: list[Phase], network: Network, algorithm: str | None
 ) -> list[Plan]:
     """An all-gather's phases turned into the collective, with the fastest algorithms."""
     gather: Plan = ([], [])
