@@ -145,7 +145,8 @@ def agreement() -> Iterator[dict[str, Any]]:
 
 
 def show(title: str, rows: Iterator[dict[str, Any]]) -> None:
-    print(f"\n{title}")
+    if "--json" not in sys.argv:
+        print(f"\n{title}")
     head: list[str] | None = None
     for row in rows:
         if "--json" in sys.argv:
