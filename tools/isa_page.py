@@ -70,7 +70,8 @@ def _sections() -> Iterator[str]:
 def _section(spec: InstructionSpec) -> Iterator[str]:
     yield f"### {spec.name}\n"
     yield f"{inspect.getdoc(spec)}\n"
-    yield f"Runs on {', '.join(spec.engines)}; since NeuronCore-v{spec.since}. Source: {spec.source}.\n"
+    engines = ", ".join(spec.engines)
+    yield f"Runs on {engines}; since NeuronCore-v{spec.since}. Source: {spec.source}.\n"
     if spec.operands:
         yield "| operand | | memory | dtypes |\n|---|---|---|---|"
         yield from _operands(spec)
@@ -79,9 +80,10 @@ def _section(spec: InstructionSpec) -> Iterator[str]:
         yield f"Parameters: {', '.join(_parameter(spec, name) for name in spec.params)}.\n"
     if spec.state:
         yield f"State: the {spec.state} of its engine.\n"
-    yield "Limits:\n" if spec.rules else ""
-    yield from (f"- {_text(rule)}" for rule in spec.rules)
-    yield "" if spec.rules else ""
+    if spec.rules:
+        yield "Limits:\n"
+        yield from (f"- {_text(rule)}" for rule in spec.rules)
+        yield ""
     yield from _costs(spec)
 
 

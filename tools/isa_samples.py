@@ -61,7 +61,13 @@ def _matmul(n: int) -> Instruction:
 
 _REGISTER = Register("i")
 _PATTERN = {"channel_multiplier": 1}
-_T, _V, _VM, _VR, _VS = isa.tensor, isa.vector, isa.vector_move, isa.vector_reduce, isa.vector_search
+_T, _V, _VM, _VR, _VS = (
+    isa.tensor,
+    isa.vector,
+    isa.vector_move,
+    isa.vector_reduce,
+    isa.vector_search,
+)
 _S, _G, _D, _R, _Y = isa.scalar, isa.gpsimd, isa.dma, isa.random, isa.sync
 
 SAMPLES: dict[str, Callable[[int], Instruction]] = {
@@ -95,9 +101,7 @@ SAMPLES: dict[str, Callable[[int], Instruction]] = {
     "tensor_copy_predicated": lambda n: _VM.tensor_copy_predicated(
         _x(n), _x(n), _sbuf(128, n, dtype="uint8")
     ),
-    "select_reduce": lambda n: _VR.select_reduce(
-        _x(n), _sbuf(128, n, dtype="uint8"), _x(n), 0.0
-    ),
+    "select_reduce": lambda n: _VR.select_reduce(_x(n), _sbuf(128, n, dtype="uint8"), _x(n), 0.0),
     "range_select": lambda n: _VR.range_select(
         _x(n), _x(n), _column(), _column(), _column(), comp_op0="greater_equal", comp_op1="less"
     ),
@@ -122,13 +126,9 @@ SAMPLES: dict[str, Callable[[int], Instruction]] = {
     "affine_select": lambda n: _G.affine_select(
         _x(n), _x(n), pattern=[[-1, n]], on_false_value=-1e30, cmp_op="greater_equal", **_PATTERN
     ),
-    "local_gather": lambda n: _G.local_gather(
-        _x(n), _x(256), _sbuf(128, n // 16, dtype="uint16")
-    ),
+    "local_gather": lambda n: _G.local_gather(_x(n), _x(256), _sbuf(128, n // 16, dtype="uint16")),
     "nc_n_gather": lambda n: _G.nc_n_gather(_x(n), _x(256), _sbuf(128, n, dtype="uint32")),
-    "nonzero_with_count": lambda n: _G.nonzero_with_count(
-        _sbuf(128, n + 1, dtype="int32"), _x(n)
-    ),
+    "nonzero_with_count": lambda n: _G.nonzero_with_count(_sbuf(128, n + 1, dtype="int32"), _x(n)),
     "sequence_bounds": lambda n: _G.sequence_bounds(
         _sbuf(1, 2, n, dtype="int32"), _sbuf(1, n, dtype="int32")
     ),

@@ -29,14 +29,22 @@ def test_an_error_names_instruction_origin_numbers_and_core():
 
 def test_origin_is_the_line_that_made_it():
     origin = copy(sbuf(8, 4), sbuf(8, 4)).origin
-    assert origin.file == __file__ and origin.line > 0
+    assert origin.file == __file__
+    assert origin.line > 0
 
 
 @pytest.mark.parametrize("core", CORES, ids=lambda core: core.name)
 @pytest.mark.parametrize("memory", ["sbuf", "psum"])
 def test_partitions_start_where_the_hardware_can(core, memory):
     """65-128 at 0; 33-64 at 0, 64; up to 32 at 0, 32, 64, 96 (trainium_inferentia2_arch.rst)."""
-    allowed = {1: (0, 32, 64, 96), 32: (0, 32, 64, 96), 33: (0, 64), 64: (0, 64), 65: (0,), 128: (0,)}
+    allowed = {
+        1: (0, 32, 64, 96),
+        32: (0, 32, 64, 96),
+        33: (0, 64),
+        64: (0, 64),
+        65: (0,),
+        128: (0,),
+    }
     for count, starts in allowed.items():
         for start in (0, 1, 16, 32, 64, 96):
             access = Tile("x", memory, (count, 4), "float32", address=(start, 0)).all
@@ -62,8 +70,9 @@ def test_patterns_have_four_free_dimensions_that_are_apart():
     assert problems(copy(sbuf(8, 4**5), x)) == ""  # neighbours are one dimension
     assert problems(copy(sbuf(8, 2 * 4**4), x[:, ::2])) == ""
     apart = x[:, ::2, ::2, ::2, ::2, ::2]
-    assert "has 5 free dimensions that are not next to each other; an access pattern has at most 4" in (
-        problems(copy(y, apart))
+    assert (
+        "has 5 free dimensions that are not next to each other; an access pattern has at most 4"
+        in (problems(copy(y, apart)))
     )
     assert problems(copy(sbuf(8, 2**4), x[:, 0, ::2, ::2, ::2, ::2])) == ""
     slots = Tile("x", "sbuf", (8, 5, 4, 4, 4), "float32", slots=3)
@@ -90,7 +99,9 @@ def test_dtypes_come_with_their_generation():
     x = sbuf(8, 4, dtype="float8_e4m3fn")
     assert problems(copy(sbuf(8, 4), x), V4) == ""
     for core in (V2, V3):
-        assert "NeuronCore-v4 is the first to know float8_e4m3fn" in problems(copy(sbuf(8, 4), x), core)
+        assert "NeuronCore-v4 is the first to know float8_e4m3fn" in problems(
+            copy(sbuf(8, 4), x), core
+        )
     packed = sbuf(8, 4, dtype="float8_e4m3fn_x4")
     assert "has dtype float8_e4m3fn_x4; allowed: " in problems(copy(sbuf(8, 4), packed))
 
@@ -103,11 +114,10 @@ def test_gpsimd_and_dma_stay_out_of_psum():
 def test_indices_of_gathered_operands_have_their_places():
     def gather(data_start=0, index_start=0, partitions=32, core=V4):
         index = sbuf(partitions, 1, dtype="uint16", start=index_start)
-        return problems(
-            copy(sbuf(32, 16), sbuf(32, 64, start=data_start), data_index=index), core
-        )
+        return problems(copy(sbuf(32, 16), sbuf(32, 64, start=data_start), data_index=index), core)
 
-    assert gather() == "" and gather(32, 32) == ""
+    assert gather() == ""
+    assert gather(32, 32) == ""
     assert "NeuronCore-v4 is the first to gather and scatter" in gather(core=V3)
     assert "data_index starts at partition 16; it must start at a quadrant" in gather(16, 16)
     assert "data starts at partition 32 and data_index at 0" in gather(32, 0)

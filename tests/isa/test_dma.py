@@ -26,7 +26,8 @@ def time_us(instruction, core):
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int32", "uint8", "float8_e8m0fnu"])
 def test_copy_moves_bits_where_the_dtype_stays(dtype):
     instruction = dma_copy(sbuf(16, 12, dtype=dtype), hbm(4, 48, dtype=dtype))
-    assert instruction.engine == "dma:sync" and problems(instruction) == ""
+    assert instruction.engine == "dma:sync"
+    assert problems(instruction) == ""
     element = values(instruction["src"]).dtype
     raw = np.random.default_rng(0).integers(0, 256, 192 * element.itemsize, np.uint8)
     x = raw.view(element).reshape(4, 48)
@@ -65,7 +66,8 @@ def test_copy_adds_in_float32(dtype):
 def test_rows_are_gathered_by_index():
     table, index = hbm(50, 6, dtype="float32"), sbuf(8, 1, dtype="uint32")
     instruction = dma_copy(sbuf(8, 6, dtype="bfloat16"), table, index)
-    assert instruction.engine == "dma:gpsimd" and problems(instruction) == ""
+    assert instruction.engine == "dma:gpsimd"
+    assert problems(instruction) == ""
     x, rows = values(table), np.uint32([[3], [49], [0], [3], [7], [8], [9], [10]])
     want = x[rows[:, 0]].astype(ml_dtypes.bfloat16)
     np.testing.assert_array_equal(bits(run(instruction, src=x, src_index=rows)), bits(want))
@@ -83,7 +85,11 @@ def test_rows_are_gathered_by_index():
 def test_rows_are_scattered_by_index(accumulate):
     table = hbm(50, 6)
     instruction = dma_copy(
-        table, sbuf(4, 6), dst_index=sbuf(4, 1, dtype="int32"), oob_mode="skip", accumulate=accumulate
+        table,
+        sbuf(4, 6),
+        dst_index=sbuf(4, 1, dtype="int32"),
+        oob_mode="skip",
+        accumulate=accumulate,
     )
     assert problems(instruction) == ""
     x, before = values(sbuf(4, 6), 1), values(table, 2)
@@ -97,7 +103,7 @@ F32 = {"dtype": "float32"}
 
 
 @pytest.mark.parametrize(
-    "core, instruction, words",
+    ("core", "instruction", "words"),
     [
         (V4, dma_copy(psum(8, 8), hbm(8, 8)), "lies in psum; it must lie in sbuf or hbm"),
         (V4, dma_copy(sbuf(8, 8), hbm(8, 9)), "src has 72 elements and dst 64"),
@@ -156,12 +162,13 @@ def test_copy_limits(core, instruction, words):
 # Time
 
 
-@pytest.mark.parametrize("core, rate", [(V2, 17.0), (V3, 23.0), (V4, 33.0)])
+@pytest.mark.parametrize(("core", "rate"), [(V2, 17.0), (V3, 23.0), (V4, 33.0)])
 def test_full_packets_reach_the_practical_bandwidth(core, rate):
     """17, 23, 33 bytes/ns an engine (nki-dma-overview.rst)."""
     copy = dma_copy(sbuf(128, 8192, dtype="bfloat16"), hbm(128, 8192, dtype="bfloat16"))
     work = dma_copy.cost(copy, core).dma
-    assert len(work.engine_ps) == 16 and len(set(work.engine_ps)) == 1
+    assert len(work.engine_ps) == 16
+    assert len(set(work.engine_ps)) == 1
     assert work.bytes / 16 / (work.engine_ps[0] / 1e3) == pytest.approx(rate, rel=1e-6)
     assert work.packets == 128 * 4
     assert (work.bytes_read_hbm, work.bytes_written_hbm) == (2 << 20, 0)
@@ -193,7 +200,10 @@ def test_what_stays_in_hbm_is_dealt_out_packet_by_packet():
     work = dma_copy.cost(copy, V4).dma
     packet = 4096 / 38.4 + V4.dma.packet_overhead_ns
     assert work.packets == 40
-    assert list(work.engine_ps) == [math.ceil(3 * packet * 1e3)] * 8 + [math.ceil(2 * packet * 1e3)] * 8
+    assert (
+        list(work.engine_ps)
+        == [math.ceil(3 * packet * 1e3)] * 8 + [math.ceil(2 * packet * 1e3)] * 8
+    )
     assert (work.bytes_read_hbm, work.bytes_written_hbm) == (163840, 163840)
 
 
@@ -229,14 +239,16 @@ def test_descriptors_and_latency():
 def test_time_follows_the_machine():
     copy = dma_copy(sbuf(128, 4096), hbm(128, 4096))
     fast = dataclasses.replace(V4.dma, engine_bytes_per_s=76_800_000_000, packet_overhead_ns=0.0)
-    assert time_us(copy, dataclasses.replace(V4, dma=fast)) == pytest.approx(2**17 / 76.8e3, rel=1e-5)
+    assert time_us(copy, dataclasses.replace(V4, dma=fast)) == pytest.approx(
+        2**17 / 76.8e3, rel=1e-5
+    )
 
 
 # dma_transpose
 
 
 @pytest.mark.parametrize(
-    "shape, axes", [((16, 100), (1, 0)), ((4, 8, 24), (2, 1, 0)), ((2, 3, 8, 20), (3, 1, 2, 0))]
+    ("shape", "axes"), [((16, 100), (1, 0)), ((4, 8, 24), (2, 1, 0)), ((2, 3, 8, 20), (3, 1, 2, 0))]
 )
 def test_transpose_permutes(shape, axes):
     permuted = tuple(shape[axis] for axis in axes)
@@ -252,7 +264,8 @@ def test_transpose_of_chosen_rows():
     """flat = indices.T.flatten()[:n]; dst = src[flat].T (nki.isa dma_transpose)."""
     table, index = hbm(500, 64, dtype="float16"), sbuf(128, 2, dtype="uint32")
     instruction = dma_transpose(sbuf(64, 240, dtype="float16"), table, index)
-    assert instruction.engine == "dma:gpsimd" and problems(instruction) == ""
+    assert instruction.engine == "dma:gpsimd"
+    assert problems(instruction) == ""
     x, rows = values(table), np.random.default_rng(1).integers(0, 500, (128, 2), np.uint32)
     want = x[rows.T.flatten()[:240]].T
     np.testing.assert_array_equal(run(instruction, src=x, src_index=rows), want)
@@ -261,7 +274,8 @@ def test_transpose_of_chosen_rows():
         run(instruction, src=x, src_index=rows)
     skipping = dma_transpose(sbuf(64, 240, dtype="float16"), table, index, oob_mode="skip")
     got = run(skipping, np.zeros((64, 240), np.float16), src=x, src_index=rows)
-    assert (got[:, 5] == 0).all() and (got[:, 6] == want[:, 6]).all()
+    assert (got[:, 5] == 0).all()
+    assert (got[:, 6] == want[:, 6]).all()
 
 
 B16 = {"dtype": "bfloat16"}
@@ -269,14 +283,18 @@ U32 = {"dtype": "uint32"}
 
 
 @pytest.mark.parametrize(
-    "core, instruction, words",
+    ("core", "instruction", "words"),
     [
         (V4, dma_transpose(hbm(8, 16), hbm(16, 8)), "lies in hbm; it must lie in sbuf"),
         (V4, dma_transpose(sbuf(8, 16, **B16), hbm(16, 8)), "must have the same dtype"),
         (V4, dma_transpose(sbuf(16, 8), hbm(16, 8)), "src [16, 8] transposed is [8, 16]"),
         (V4, dma_transpose(sbuf(8, 16), hbm(16, 8), axes=(0, 1)), "2 dimensions allow (1, 0)"),
         (V4, dma_transpose(sbuf(8), hbm(8)), "src has 1 dimensions; allowed: 2 to 4"),
-        (V4, dma_transpose(sbuf(8, 16), hbm(16, 8), dge_mode="none"), "allowed here: unknown or hwdge"),
+        (
+            V4,
+            dma_transpose(sbuf(8, 16), hbm(16, 8), dge_mode="none"),
+            "allowed here: unknown or hwdge",
+        ),
         (V4, dma_transpose(sbuf(8, 16), hbm(16, 8), dge_mode="hwdge"), "moves elements of 2 bytes"),
         (
             V4,
@@ -350,7 +368,8 @@ def test_compute_adds_to_rows_and_of_rows():
     part = sbuf(4, 6, dtype="bfloat16")
     x, y, rows = values(table, 1), values(part, 2), np.int32([[9], [0], [49], [3]])
     scatter = dma_compute(table, table, part, dst_index=index, reduce_op="add")
-    assert scatter.engine == "dma:gpsimd" and problems(scatter) == ""
+    assert scatter.engine == "dma:gpsimd"
+    assert problems(scatter) == ""
     want = x.copy()
     want[rows[:, 0]] += y.astype(np.float32)
     np.testing.assert_array_equal(run(scatter, src0=x, src1=y, dst_index=rows), want)
@@ -369,11 +388,14 @@ ROWS = sbuf(4, 1, dtype="int32")
 
 
 @pytest.mark.parametrize(
-    "instruction, words",
+    ("instruction", "words"),
     [
         (dma_compute(PART, hbm(4, 5), reduce_op="add"), "src0 has 20 elements, dst 24"),
         (dma_compute(PART, PART, reduce_op="maximum"), "allowed: 'add'"),
-        (dma_compute(PART, PART, PART, reduce_op="add", scales=(1.0, 2.0)), "1.0 for each of the 2"),
+        (
+            dma_compute(PART, PART, PART, reduce_op="add", scales=(1.0, 2.0)),
+            "1.0 for each of the 2",
+        ),
         (dma_compute(PART, PART, reduce_op="add", scales=(1.0, 1.0)), "1.0 for each of the 1"),
         (dma_compute(psum(4, 6), PART, reduce_op="add"), "must lie in sbuf or hbm"),
         (dma_compute(TABLE, TABLE, dst_index=ROWS, reduce_op="add"), "needs exactly two sources"),
@@ -422,7 +444,8 @@ RANKS = {"send_to_rank": 1, "recv_from_rank": 1, "pipe_id": 0}
 
 def test_sendrecv_brings_what_the_other_core_has():
     instruction = sendrecv(sbuf(8, 6), sbuf(8, 6), **RANKS)
-    assert instruction.engine == "dma:sync" and problems(instruction, V3) == ""
+    assert instruction.engine == "dma:sync"
+    assert problems(instruction, V3) == ""
     theirs = values(sbuf(8, 6), 3)
     np.testing.assert_array_equal(run(instruction, src=theirs), theirs)
     with pytest.raises(TypeError, match="sendrecv needs pipe_id"):
@@ -430,7 +453,7 @@ def test_sendrecv_brings_what_the_other_core_has():
 
 
 @pytest.mark.parametrize(
-    "core, instruction, words",
+    ("core", "instruction", "words"),
     [
         (V2, sendrecv(PART, PART, **RANKS), "NeuronCore-v3 is the first"),
         (V4, sendrecv(PART, sbuf(4, 5), **RANKS), "they must agree"),
@@ -454,7 +477,8 @@ def test_sendrecv_over_gpsimds_own_dma():
     """307 GB/s, 153 a direction (trainium2_arch.rst)."""
     tile = sbuf(128, 256)
     instruction = sendrecv(tile, tile, dma_engine="gpsimd_dma", **RANKS)
-    assert instruction.engine == "gpsimd" and problems(instruction, V3) == ""
+    assert instruction.engine == "gpsimd"
+    assert problems(instruction, V3) == ""
     work = sendrecv.cost(instruction, V3)
     fixed = V3.gpsimd.start_cycles + V3.gpsimd.min_issue_cycles
     assert work.dma is None

@@ -70,7 +70,9 @@ def test_tfloat32_keeps_ten_bits_of_mantissa():
 @pytest.mark.parametrize("name", ["int8", "int16", "int32", "uint8", "uint16", "uint32"])
 def test_floats_become_integers_rounded_and_clamped(name):
     limits = np.iinfo(name)
-    x = np.float32([0.5, 1.5, 2.5, -0.5, -1.5, 99.5, 3e9, -3e9, 1e20, -1e20, np.inf, -np.inf, np.nan])
+    x = np.float32(
+        [0.5, 1.5, 2.5, -0.5, -1.5, 99.5, 3e9, -3e9, 1e20, -1e20, np.inf, -np.inf, np.nan]
+    )
     rounded = np.where(np.isnan(x), 0, np.rint(x.astype(np.float64)))
     want = np.clip(rounded, limits.min, limits.max).astype(name)
     np.testing.assert_array_equal(cast(x, DTYPES[name]), want)

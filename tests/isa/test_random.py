@@ -24,7 +24,7 @@ def test_the_oracle_gives_marsaglias_first_number():
     assert xorwow(state) == 246875399  # as every implementation of XORWOW with his seed
 
 
-@pytest.mark.parametrize("engine, generators", [("vector", 4), ("gpsimd", 1)])
+@pytest.mark.parametrize(("engine", "generators"), [("vector", 4), ("gpsimd", 1)])
 @pytest.mark.parametrize("count", [1, 8, 10])
 def test_numbers_and_states_are_those_of_xorwow(engine, generators, count):
     seeds = np.random.default_rng(0).integers(0, 2**32, (32, 6 * generators), np.uint32)
@@ -45,7 +45,8 @@ def test_numbers_and_states_are_those_of_xorwow(engine, generators, count):
     state = execute(reading, drawn)["dst"]
     np.testing.assert_array_equal(state, np.array(states, np.uint32).reshape(32, -1))
     whole = drawn[f"{engine}.prng"]
-    assert whole.shape == (128, 6 * generators) and (whole[:64] == 0).all()
+    assert whole.shape == (128, 6 * generators)
+    assert (whole[:64] == 0).all()
 
 
 def test_dst_keeps_the_low_bits():
@@ -68,7 +69,8 @@ def test_a_seed_gives_every_lane_its_own_numbers_and_always_the_same():
 
     first = draw(7)
     np.testing.assert_array_equal(first, draw(7))
-    assert len(np.unique(first)) > 8180 and (first != draw(8)).mean() > 0.99
+    assert len(np.unique(first)) > 8180
+    assert (first != draw(8)).mean() > 0.99
 
 
 def test_rand2_is_uniform_between_its_bounds():
@@ -78,7 +80,8 @@ def test_rand2_is_uniform_between_its_bounds():
     low = np.linspace(-2, 2, 128, dtype=np.float32).reshape(128, 1)
     drawn = np.asarray(execute(instruction, state | {"min": low})["dst"], np.float64)
     u = (drawn - low) / (4 - low)
-    assert 0 <= u.min() and u.max() <= 1
+    assert u.min() >= 0
+    assert u.max() <= 1
     counts = np.histogram(u, 64, (0, 1))[0]
     chi2 = ((counts - u.size / 64) ** 2 / (u.size / 64)).sum()
     assert chi2 < 120  # 63 degrees of freedom: one in 10^5 exceeds it
@@ -95,7 +98,7 @@ def test_nothing_comes_out_of_a_generator_without_a_state():
 
 
 @pytest.mark.parametrize(
-    "core, instruction, words",
+    ("core", "instruction", "words"),
     [
         (V2, rng(sbuf(4, 4, dtype="int32"), engine="gpsimd"), "gpsimd runs it from NeuronCore-v3 on"),
         (V4, rng(psum(4, 4, dtype="int32"), engine="gpsimd"), "gpsimd cannot access psum"),

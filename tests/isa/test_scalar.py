@@ -56,9 +56,11 @@ def test_accumulators_live_from_instruction_to_instruction():
 
     first = step("reset_reduce", {})
     assert first[STATE].shape == (128,)
-    assert (first[STATE][32:40] == 16).all() and (first[STATE][:32] == 0).all()
+    assert (first[STATE][32:40] == 16).all()
+    assert (first[STATE][:32] == 0).all()
     second = step("reduce", first, sbuf(8, 1, start=32))
-    assert (second["reduce_res"] == 32).all() and (second["dst"] == 4).all()
+    assert (second["reduce_res"] == 32).all()
+    assert (second["dst"] == 4).all()
     assert (step("idle", second, sbuf(8, 1, start=32))["reduce_res"] == 32).all()
     assert (step("reset", second)[STATE][32:40] == 0).all()
     with pytest.raises(ValueError, match="nothing has reset"):
@@ -90,7 +92,7 @@ def test_activation_reduce_needs_reduce_op():
 
 
 @pytest.mark.parametrize(
-    "op0, op1, reverse, want",
+    ("op0", "op1", "reverse", "want"),
     [
         ("multiply", "add", (False, False), lambda x, a, b: x * a + b),
         ("multiply", "subtract", (False, False), lambda x, a, b: x * a - b),
@@ -114,7 +116,7 @@ def test_activate2_has_two_stages_before_the_function(op0, op1, reverse, want):
 
 
 @pytest.mark.parametrize(
-    "op, want",
+    ("op", "want"),
     [
         ("add", lambda y: y.sum(1)),
         ("maximum", lambda y: y.max(1)),
@@ -157,7 +159,7 @@ COPY = {"op": "copy"}
 
 
 @pytest.mark.parametrize(
-    "core, instruction, words",
+    ("core", "instruction", "words"),
     [
         (V4, activation(sbuf(8, 4), sbuf(8, 5), **COPY), "dst has 8 partitions of 4 elements, data"),
         (V4, activation(sbuf(8, 4), sbuf(4, 4), **COPY), "data has 4 of 4"),

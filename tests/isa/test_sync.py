@@ -15,24 +15,25 @@ from jax_trn3.isa.sync import (
     register_store,
 )
 
-I, J = Register("i"), Register("j")
+FIRST, SECOND = Register("i"), Register("j")
 
 
 def test_registers_hold_move_load_and_store():
-    state = execute(register_alloc(register=I, value=2**32 - 5), {})
+    state = execute(register_alloc(register=FIRST, value=2**32 - 5), {})
     assert state["registers"]["i"] == -5
-    state = execute(register_move(dst=J, src=I), state)
-    state = execute(register_move(dst=I, src=12), state)
+    state = execute(register_move(dst=SECOND, src=FIRST), state)
+    state = execute(register_move(dst=FIRST, src=12), state)
     assert {k: int(v) for k, v in state["registers"].items()} == {"i": 12, "j": -5}
-    stored = execute(register_store(sbuf(1, 1, dtype="int16"), src=J), state)
+    stored = execute(register_store(sbuf(1, 1, dtype="int16"), src=SECOND), state)
     assert stored["dst"].tolist() == [[-5]]
-    load = register_load(hbm(1, dtype="int32"), dst=I)
+    load = register_load(hbm(1, dtype="int32"), dst=FIRST)
     state = execute(load, state | {"src": np.int32([77])})
-    assert state["registers"]["i"] == 77 and state["registers"]["j"] == -5
+    assert state["registers"]["i"] == 77
+    assert state["registers"]["j"] == -5
 
 
 @pytest.mark.parametrize(
-    "dtype, value, word",
+    ("dtype", "value", "word"),
     [
         ("float32", np.float32(1.0), 0x3F800000),
         ("uint32", np.uint32(2**32 - 1), -1),
@@ -45,28 +46,35 @@ def test_registers_hold_move_load_and_store():
 )
 def test_a_register_gives_back_what_it_loaded(dtype, value, word):
     tile = sbuf(1, 1, dtype=dtype)
-    state = execute(register_load(tile, dst=I), {"src": np.full((1, 1), value)})
+    state = execute(register_load(tile, dst=FIRST), {"src": np.full((1, 1), value)})
     assert state["registers"]["i"] == word
-    assert execute(register_store(tile, src=I), state)["dst"] == np.full((1, 1), value)
+    assert execute(register_store(tile, src=FIRST), state)["dst"] == np.full((1, 1), value)
 
 
 def test_a_register_without_a_value_is_not_read():
-    state = execute(register_alloc(register=I), {"registers": {"i": 3}})
-    for instruction in (register_move(dst=J, src=I), register_store(sbuf(1, 1), src=I)):
+    state = execute(register_alloc(register=FIRST), {"registers": {"i": 3}})
+    for instruction in (
+        register_move(dst=SECOND, src=FIRST),
+        register_store(sbuf(1, 1), src=FIRST),
+    ):
         with pytest.raises(ValueError, match="register i is read before"):
             execute(instruction, state)
 
 
 @pytest.mark.parametrize(
-    "core, instruction, words",
+    ("core", "instruction", "words"),
     [
         (V4, register_alloc(register="i"), "register is 'i'; it must be a Register"),
-        (V4, register_alloc(register=I, value=2**32), "a register has 32 bits"),
-        (V4, register_move(dst=I, src=1.5), "allowed: an integer or a Register"),
-        (V4, register_load(sbuf(2, 1), dst=I), "src is [2, 1]; a register takes one element"),
-        (V4, register_load(psum(1, 1), dst=I), "must lie in sbuf or hbm"),
-        (V4, register_store(sbuf(1, 3), src=I), "dst is [1, 3]"),
-        (V4, register_store(sbuf(1, 1, dtype="float8_e5m2_x4"), src=I), "has dtype float8_e5m2_x4"),
+        (V4, register_alloc(register=FIRST, value=2**32), "a register has 32 bits"),
+        (V4, register_move(dst=FIRST, src=1.5), "allowed: an integer or a Register"),
+        (V4, register_load(sbuf(2, 1), dst=FIRST), "src is [2, 1]; a register takes one element"),
+        (V4, register_load(psum(1, 1), dst=FIRST), "must lie in sbuf or hbm"),
+        (V4, register_store(sbuf(1, 3), src=FIRST), "dst is [1, 3]"),
+        (
+            V4,
+            register_store(sbuf(1, 1, dtype="float8_e5m2_x4"), src=FIRST),
+            "has dtype float8_e5m2_x4",
+        ),
         (V2, core_barrier(hbm(4)), "NeuronCore-v3 is the first"),
         (V3, core_barrier(hbm(4), cores=(0, 2)), "cores is (0, 2); allowed: (0, 1)"),
         (V3, core_barrier(sbuf(4, 4)), "must lie in hbm"),
@@ -79,7 +87,7 @@ def test_limits(core, instruction, words):
 @pytest.mark.parametrize("engine", ["sync", "tensor", "vector", "scalar", "gpsimd"])
 def test_a_sequencer_takes_as_long_on_every_engine(engine):
     for core in CORES:
-        for instruction in (nop(engine=engine), register_alloc(register=I, engine=engine)):
+        for instruction in (nop(engine=engine), register_alloc(register=FIRST, engine=engine)):
             assert problems(instruction, core) == ""
             cycles = instruction.spec.cost(instruction, core).cycles
             seconds = cycles / getattr(core, engine).clock_hz

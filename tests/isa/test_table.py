@@ -21,16 +21,18 @@ from isa_samples import SAMPLES, SIZES, sample  # noqa: E402
 
 # nki.isa of NKI 0.6.0 (nki/api/nki.isa.rst), typed from its documentation. What asks for a version
 # at compile time (get_nc_version, get_nc_sub_version) is no instruction.
-NKI = """
-nc_matmul nc_matmul_mx nc_transpose activation activation_reduce activate2
-tensor_tensor tensor_scalar scalar_tensor_tensor tensor_scalar_reduce tensor_scalar_cumulative
-tensor_tensor_scan tensor_reduce tensor_partition_reduce tensor_copy tensor_copy_predicated
-select_reduce range_select exponential reciprocal quantize_mx memset dropout bn_stats bn_aggr
-max8 nc_find_index8 nc_match_replace8 nc_stream_shuffle iota affine_select local_gather nc_n_gather
-nonzero_with_count sequence_bounds topk rng rand2 rand_set_state rand_get_state set_rng_seed
-dma_copy dma_transpose dma_compute sendrecv core_barrier
-register_alloc register_load register_move register_store
-""".split()
+NKI = [
+    "nc_matmul", "nc_matmul_mx", "nc_transpose", "activation", "activation_reduce", "activate2",
+    "tensor_tensor", "tensor_scalar", "scalar_tensor_tensor", "tensor_scalar_reduce",
+    "tensor_scalar_cumulative", "tensor_tensor_scan", "tensor_reduce", "tensor_partition_reduce",
+    "tensor_copy", "tensor_copy_predicated", "select_reduce", "range_select", "exponential",
+    "reciprocal", "quantize_mx", "memset", "dropout", "bn_stats", "bn_aggr", "max8",
+    "nc_find_index8", "nc_match_replace8", "nc_stream_shuffle", "iota", "affine_select",
+    "local_gather", "nc_n_gather", "nonzero_with_count", "sequence_bounds", "topk", "rng", "rand2",
+    "rand_set_state", "rand_get_state", "set_rng_seed", "dma_copy", "dma_transpose", "dma_compute",
+    "sendrecv", "core_barrier", "register_alloc", "register_load", "register_move",
+    "register_store",
+]  # fmt: skip
 OURS = ["nop"]  # compilers put it in; profiles list it
 SEQUENCER = {"core_barrier", "nop", *(name for name in NKI if name.startswith("register_"))}
 FIXED = SEQUENCER | {"rand_set_state", "rand_get_state", "set_rng_seed"}
@@ -46,13 +48,16 @@ def test_it_has_nkis_instructions_and_nothing_else():
 @pytest.mark.parametrize("name", TABLE)
 def test_a_line_says_what_it_is(name):
     spec = TABLE[name]
-    assert spec.__doc__ and len(spec.__doc__.split()) > 3
+    assert spec.__doc__
+    assert len(spec.__doc__.split()) > 3
     assert ".rst" in spec.source or "__init__.py" in spec.source
-    assert spec.engines and 2 <= spec.since <= 4
+    assert spec.engines
+    assert 2 <= spec.since <= 4
     for rule in spec.rules:
         assert inspect.getdoc(rule), f"a rule of {name} has no docstring"
     for operand in spec.operands:
-        assert operand.memories and operand.dtypes
+        assert operand.memories
+        assert operand.dtypes
         assert not (operand.role != "read" and operand.scalar)
     assert len({o.name for o in spec.operands}) == len(spec.operands)
     assert not {o.name for o in spec.operands} & set(spec.params)
@@ -119,7 +124,9 @@ def test_two_lines_cannot_have_one_name_and_state_must_be_named():
     def draws(*, state):
         """Without saying which."""
 
-    with pytest.raises(ValueError, match="draws: a meaning takes `state` where the table names one"):
+    with pytest.raises(
+        ValueError, match="draws: a meaning takes `state` where the table names one"
+    ):
         decorate(draws)
     assert "draws" not in TABLE
 

@@ -158,7 +158,7 @@ def test_gathered_and_scattered_operands():
 
 
 @pytest.mark.parametrize(
-    "core, instruction, words",
+    ("core", "instruction", "words"),
     [
         (V4, matmul(128, 129, 8), "129 exceeds 128"),
         (V3, matmul(n=513), "513 exceeds 512"),
@@ -209,7 +209,7 @@ def test_before_v4_a_result_lies_in_one_bank():
 
 @pytest.mark.parametrize("core", CORES, ids=lambda core: core.name)
 @pytest.mark.parametrize(
-    "dtype, passes", [("bfloat16", 1), ("float16", 1), ("tfloat32", 1), ("float32", 4)]
+    ("dtype", "passes"), [("bfloat16", 1), ("float16", 1), ("tfloat32", 1), ("float32", 4)]
 )
 def test_matmul_cost_is_the_moving_rows(core, dtype, passes):
     for n in (1, 64, 65, 512):
@@ -316,7 +316,7 @@ def test_mx_accumulates_and_reads_scales_beside_others():
 
 
 @pytest.mark.parametrize(
-    "instruction, words",
+    ("instruction", "words"),
     [
         (mx(48), "48 partitions; allowed: multiples of 32"),
         (mx(m=127), "127 is odd"),
@@ -370,7 +370,7 @@ def test_tensor_transposes_into_psum_and_flattens_free_axes():
 
 
 @pytest.mark.parametrize(
-    "instruction, words",
+    ("instruction", "words"),
     [
         (nc_transpose(psum(8, 129), sbuf(129, 8)), "at most 128"),
         (nc_transpose(sbuf(33, 8), sbuf(8, 33)), "vector transposes up to [32, 32]"),
