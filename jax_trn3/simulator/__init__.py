@@ -4,6 +4,7 @@ from .allocation import allocate as allocate
 from .errors import DoesNotFit as DoesNotFit
 from .errors import IllegalProgram as IllegalProgram
 from .program import Loop as Loop
+from .program import Node as Node
 from .program import Program as Program
 from .program import loop as loop
 from .program import program as program
