@@ -2,6 +2,7 @@
 
 from . import dma as dma
 from . import gpsimd as gpsimd
+from . import gpsimd_gather as gpsimd_gather
 from . import random as random
 from . import scalar as scalar
 from . import sync as sync
@@ -10,6 +11,7 @@ from . import vector as vector
 from . import vector_move as vector_move
 from . import vector_reduce as vector_reduce
 from . import vector_search as vector_search
+from . import vector_statistics as vector_statistics
 from .check import IllegalInstruction as IllegalInstruction
 from .check import check as check
 from .dtypes import DTYPES as DTYPES

@@ -45,12 +45,26 @@ def streaming(
     """
 
     def cost(instruction: Instruction, core: NeuronCore) -> Work:
-        free_size = instruction.free_size(of)
+        free_size, engine = instruction.free_size(of), engine_of(instruction, core)
         rate = mode if isinstance(mode, str) else mode(instruction, core)
-        cycles = engine_cycles(engine_of(instruction, core), free_size * factor, rate)
+        elements = free_size * factor
+        if _far_apart(instruction, core):
+            elements = max(elements, 2 * free_size * min(engine.elements_per_cycle[rate], 1))
+        cycles = engine_cycles(engine, elements, rate)
         return Work(cycles, flops=flops * instruction[of].partitions * free_size)
 
     return cost
+
+
+def _far_apart(instruction: Instruction, core: NeuronCore) -> bool:
+    """Whether an operand's neighbours lie so far apart that SBUF and PSUM supply half as many
+    (trainium_inferentia2_arch.rst, "Access pattern").
+    An engine that needs 2 cycles for each anyway does not notice."""
+    return any(
+        access.memory != "hbm"
+        and access.stride * access.tile.element.bytes > core.slow_stride_bytes
+        for _, access in instruction.operands
+    )
 
 
 def sequencer_step(instruction: Instruction, core: NeuronCore) -> Work:

@@ -228,6 +228,14 @@ class Access:
         return self.tile.memory
 
     @property
+    def stride(self) -> int:
+        """Elements from one element of a partition to the next (SBUF, PSUM)."""
+        for axis in reversed(range(1, len(self.size))):
+            if self.size[axis] > 1:
+                return self.step[axis] * math.prod(self.tile.shape[axis + 1 :])
+        return math.prod(self.tile.shape[1:]) if self.slot_count > 1 else 1
+
+    @property
     def run_bytes(self) -> int:
         """Bytes that lie next to each other in memory, from each first element on."""
         run = 1

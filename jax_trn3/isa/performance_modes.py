@@ -72,10 +72,7 @@ def _narrow(accesses: tuple[Access, ...], core: NeuronCore) -> bool:
 
 def _contiguous(instruction: Instruction, name: str) -> bool:
     """Whether the innermost elements lie next to each other."""
-    access = instruction[name]
-    if instruction.get(f"{name}_index") is not None:
-        return False
-    return access.free_size == 1 or access.run_bytes > access.tile.element.bytes
+    return instruction.get(f"{name}_index") is None and instruction[name].stride == 1
 
 
 def _both_in_sbuf(instruction: Instruction, one: str, other: str) -> bool:

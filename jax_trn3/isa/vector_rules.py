@@ -111,3 +111,15 @@ def elements_within(operand: str, low: int, high: int, *, like: str | None = Non
             )
 
     return _named(rule, f"{operand} has {span} elements a partition.")
+
+
+def dimensions_within(most: int, *operands: str) -> Rule:
+    """Operands of at most `most` dimensions, partitions among them."""
+
+    def rule(instruction: Instruction, core: NeuronCore) -> Iterator[str]:
+        for name in operands:
+            if isinstance(instruction.get(name), Access) and len(instruction.shape(name)) > most:
+                shape = instruction.shape(name)
+                yield f"{name} of shape {shape} has {len(shape)} dimensions; allowed: {most}"
+
+    return _named(rule, f"{', '.join(operands)}: at most {most} dimensions.")

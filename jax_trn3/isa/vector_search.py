@@ -14,7 +14,7 @@ from .rules import same_size
 from .spec import instruction, reads, writes
 from .vector import constant, rows
 from .vector_move import converted
-from .vector_rules import elements_within
+from .vector_rules import dimensions_within, elements_within
 
 _NISA = "nki/api/nki/isa/__init__.py"
 _INDICES = ("uint16", "uint32")
@@ -28,7 +28,11 @@ MOST = 16_384
     reads("src"),
     engines=("vector",),
     cost=streaming(of="src"),
-    rules=(elements_within("src", 8, MOST), elements_within("dst", 8, 8, like="src")),
+    rules=(
+        elements_within("src", 8, MOST),
+        elements_within("dst", 8, 8, like="src"),
+        dimensions_within(3, "src"),
+    ),
     source=f"{_NISA}, max8",
 )
 def max8(src: jax.Array) -> jax.Array:
@@ -46,6 +50,7 @@ def max8(src: jax.Array) -> jax.Array:
         elements_within("data", 8, MOST),
         elements_within("vals", 8, 8, like="data"),
         elements_within("dst", 8, 8, like="data"),
+        dimensions_within(3, "data", "vals"),
     ),
     source=f"{_NISA}, nc_find_index8",
 )

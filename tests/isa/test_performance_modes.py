@@ -1,10 +1,11 @@
 """The rates that trainium2_arch.rst and trainium3_arch.rst promise, condition by condition."""
 
 import pytest
-from isa_tiles import CORES, tile
+from isa_tiles import CORES, cycles, tile
 
 from jax_trn3.isa import Access
 from jax_trn3.isa.performance_modes import one_source
+from jax_trn3.isa.vector import reciprocal
 from jax_trn3.isa.vector_move import tensor_copy
 
 N = 1024
@@ -40,8 +41,8 @@ def test_copies(src: Access, dst: Access, vector: tuple[str, ...], scalar: tuple
         assert mode(tensor_copy(dst, src, engine="scalar"), core) == on_scalar
         assert mode(tensor_copy(dst, src, engine="gpsimd"), core) == "1x"
         for engine, rate in (("vector", on_vector), ("scalar", on_scalar)):
-            cycles = tensor_copy.cost(tensor_copy(dst, src, engine=engine), core).cycles
-            assert cycles == N / int(rate[0])
+            work = tensor_copy.cost(tensor_copy(dst, src, engine=engine), core)
+            assert work.cycles == N / int(rate[0])
 
 
 def test_an_innermost_dimension_of_one_element_is_not_contiguous() -> None:
@@ -53,3 +54,16 @@ def test_what_is_gathered_is_not_contiguous() -> None:
     index = tile(128, N // 16, dtype="uint16")
     made = tensor_copy(row(), row(), src_index=index)
     assert one_source("src")(made, CORES[4]) == "2x"
+
+
+@pytest.mark.parametrize(("step", "slow"), [(4, 1), (5, 2), (8, 2)])
+def test_neighbours_beyond_16_bytes_take_twice_as_long(step: int, slow: int) -> None:
+    """trainium_inferentia2_arch.rst: "If the most-minor F dimension stride exceeds 16 bytes, the
+    achievable bandwidth of each tensor read/write interface will be half of the peak"."""
+    strided, plain = tile(128, N * step)[:, ::step], tile(128, N)
+    for generation in CORES:
+        assert cycles(tensor_copy(plain, strided), generation) == slow * N
+        assert cycles(tensor_copy(strided, plain), generation) == slow * N
+        assert cycles(reciprocal(plain, strided), generation) == 8 * N
+    wide = row(step=2 * step)
+    assert cycles(tensor_copy(row(), wide), 3) == slow * N / 2

@@ -122,6 +122,15 @@ def test_limits() -> None:
     )
 
 
+def test_at_most_three_dimensions() -> None:
+    refused(
+        r"src of shape \(32, 2, 4, 8\) has 4 dimensions; allowed: 3",
+        max8,
+        dst=tile(32, 8),
+        src=tile(32, 2, 4, 8),
+    )
+
+
 def test_cost() -> None:
     """N cycles (SDK 2.26; nc_match_replace8 says min(MIN_II, N), surely max)."""
     x, eight, index = tile(128, 1000), tile(128, 8), tile(128, 8, dtype="uint32")
