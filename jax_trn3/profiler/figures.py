@@ -106,10 +106,10 @@ class Bound:
 
 def waits(timeline: Timeline) -> tuple[Wait, ...]:
     """What engines waited for, the longest first. Adds up to `EngineTime.waiting`."""
-    events = timeline.events
-    cause = events[:, COLUMNS.index("cause")]
+    events, cause = timeline.events, timeline.events[:, COLUMNS.index("cause")]
     times = _per_event(timeline, "issued", "start")
-    real = (cause >= 0) & (events[cause, COLUMNS.index("done")] > events[:, 0])
+    # The tensor engine may start late for its weights' sake, all that it reads being there.
+    real = _done_of_cause(timeline) > events[:, COLUMNS.index("issued")]
     sums: dict[tuple[str, str, str], int] = {}
     for event in np.flatnonzero(times).tolist():
         number = int(events[event, 5])
@@ -284,6 +284,18 @@ def _per_event(timeline: Timeline, first: str, last: str) -> np.ndarray:
         # Summed over k < count: grows * k, as often as everything around it happens.
         total[span] += grows * (timeline.multiplicity[span] * (repeat.count - 1) // 2)
     return total
+
+
+def _done_of_cause(timeline: Timeline) -> np.ndarray:
+    """int64[events]: when what an event waited for was done, -1 where it waited for nothing."""
+    cause, done = timeline.events[:, COLUMNS.index("cause")], COLUMNS.index("done")
+    found = np.where(cause >= 0, timeline.events[cause, done], -1)
+    for repeat in timeline.repeats:
+        within = (cause >= repeat.begin) & (cause < repeat.end)
+        within[repeat.begin : repeat.end] = False
+        # Of a repetition that is over, the last time counts.
+        found[within] += repeat.step[cause[within] - repeat.begin, done] * (repeat.count - 1)
+    return found
 
 
 def _covered(spans: list[tuple[int, int]]) -> int:

@@ -7,7 +7,9 @@ program, so that MX does not reach 400 %. MBU is of the HBM stacks that the prog
 
 from collections.abc import Iterable
 
+from jax_trn3.isa import Origin
 from jax_trn3.simulator import Timeline
+from jax_trn3.simulator.spill import RELOAD, SAVE
 
 from .figures import access_bytes, compute, cores, queues, traffic
 
@@ -36,6 +38,8 @@ def neuron_summary(timeline: Timeline) -> dict[str, float]:
         "mbu_estimated_percent": _share(hbm, moved.hbm_bytes_per_s * seconds),
         "hbm_read_bytes": moved.hbm_read_bytes,
         "hbm_write_bytes": moved.hbm_write_bytes,
+        "spill_save_bytes": _spilled(timeline, SAVE),
+        "spill_reload_bytes": _spilled(timeline, RELOAD),
         "dma_transfer_count": moved.transfers,
         "dma_transfer_total_bytes": moved.bytes,
         "dma_transfer_average_bytes": moved.bytes / max(1, moved.transfers),
@@ -60,6 +64,11 @@ def _engine_summary(timeline: Timeline, kind: str) -> dict[str, float]:
         f"{prefix}_active_time_percent": _share(busy, timeline.time_s * len(cores(timeline))),
         f"{prefix}_instruction_count": sum(t.instructions for t in spent),
     }
+
+
+def _spilled(timeline: Timeline, origin: Origin) -> int:
+    moved = zip(timeline.executions.tolist(), timeline.instructions, timeline.work)
+    return sum(runs * w.dma.bytes for runs, i, w in moved if w.dma and i.origin == origin)
 
 
 def _runs_of(names: Iterable[str], runs: Iterable[int], start: str) -> int:

@@ -114,6 +114,9 @@ def _totals(timeline: Timeline) -> Table:
         f"{_bytes(moved.hbm_read_bytes)} read, {_bytes(moved.hbm_write_bytes)} written; MBU "
         f"{_percent(neuron['mbu_estimated_percent'])} of {_rate(moved.hbm_bytes_per_s, 'B/s')}",
     )
+    saved, reloaded = neuron["spill_save_bytes"], neuron["spill_reload_bytes"]
+    if saved or reloaded:
+        table.add_row("spill", f"{_bytes(saved)} saved, {_bytes(reloaded)} reloaded")
     used = figures.queues(timeline)
     table.add_row(
         "DMA",

@@ -1,0 +1,84 @@
+"""Reads a .pftrace back with Perfetto's own protos, for the tests."""
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+from typing import Any
+
+from perfetto.protos.perfetto.trace.perfetto_trace_pb2 import Trace, TrackEvent
+
+
+@dataclass
+class Slice:
+    name: str
+    begin: int
+    args: dict[str, Any]
+    end: int = -1
+
+
+@dataclass
+class Read:
+    """What a trace says: everything by track uuid or flow id."""
+
+    tracks: dict[int, Any] = field(default_factory=dict)
+    slices: dict[int, list[Slice]] = field(default_factory=lambda: defaultdict(list))
+    counters: dict[int, list[tuple[int, float]]] = field(default_factory=lambda: defaultdict(list))
+    flow_begins: dict[int, Slice] = field(default_factory=dict)
+    flow_ends: dict[int, Slice] = field(default_factory=dict)
+
+    def name(self, uuid: int) -> str:
+        track = self.tracks[uuid]
+        return track.thread.thread_name or track.process.process_name or track.name
+
+    def of(self, name: str) -> list[Slice]:
+        """The slices of all tracks of that name."""
+        return [s for uuid in self.tracks if self.name(uuid) == name for s in self.slices[uuid]]
+
+    def counter(self, name: str) -> list[tuple[int, float]]:
+        (uuid,) = [uuid for uuid in self.tracks if self.name(uuid) == name]
+        return self.counters[uuid]
+
+
+def read(contents: bytes) -> Read:
+    """Parses a trace; asserts that each track's slices begin and end in turn."""
+    trace = Trace.FromString(contents)
+    found = Read()
+    data = trace.packet[0].interned_data
+    names = {entry.iid: entry.name for entry in data.event_names}
+    keys = {entry.iid: entry.name for entry in data.debug_annotation_names}
+    strings = {entry.iid: entry.str.decode() for entry in data.debug_annotation_string_values}
+    assert trace.packet[0].sequence_flags == 1
+    # Perfetto sorts by time, and leaves packets of the same nanosecond in the order of the file.
+    for packet in sorted(trace.packet, key=lambda p: p.timestamp):
+        assert packet.trusted_packet_sequence_id == 1
+        if packet.HasField("track_descriptor"):
+            assert packet.track_descriptor.uuid not in found.tracks
+            found.tracks[packet.track_descriptor.uuid] = packet.track_descriptor
+        if not packet.HasField("track_event"):
+            continue
+        event = packet.track_event
+        if event.type == TrackEvent.TYPE_COUNTER:
+            value = event.counter_value or event.double_counter_value
+            found.counters[event.track_uuid].append((packet.timestamp, value))
+            continue
+        on_track = found.slices[event.track_uuid]
+        if event.type == TrackEvent.TYPE_SLICE_END:
+            assert on_track[-1].end == -1
+            on_track[-1].end = packet.timestamp
+            continue
+        assert event.type == TrackEvent.TYPE_SLICE_BEGIN
+        assert not on_track or on_track[-1].end != -1, "overlapping slices on a track"
+        args = {}
+        for argument in event.debug_annotations:
+            kind = argument.WhichOneof("value")
+            value = getattr(argument, kind)
+            args[keys[argument.name_iid]] = strings[value] if kind == "string_value_iid" else value
+        on_track.append(Slice(names[event.name_iid], packet.timestamp, args))
+        for flow in event.flow_ids:
+            assert flow not in found.flow_begins
+            found.flow_begins[flow] = on_track[-1]
+        for flow in event.terminating_flow_ids:
+            assert flow in found.flow_begins, "a flow that ends before it begins"
+            assert flow not in found.flow_ends
+            found.flow_ends[flow] = on_track[-1]
+    assert all(s.end >= s.begin for slices in found.slices.values() for s in slices)
+    return found
