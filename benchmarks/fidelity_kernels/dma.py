@@ -20,16 +20,20 @@ def mixed_modes(free: int) -> Program:
     """
     given = Tile("input", "hbm", (128, 8192), "bfloat16", given=True)
     out = Tile("output", "hbm", (128, free), "bfloat16", slots=16)
-    tile = Tile("tile", "sbuf", (128, free), "bfloat16", slots=4)
+    tile = Tile("tile", "sbuf", (128, free), "bfloat16", slots=16)
     flat = Tile("flat", "sbuf", (128, 16), "bfloat16", slots=4)
     turned = Tile("turned", "sbuf", (128, 16), "bfloat16", slots=4)
     nodes = []
-    for mode in ("none", "swdge", "hwdge", "hwdge"):
-        queues = ("gpsimd", "gpsimd") if mode == "swdge" else ("sync", "scalar")
-        for i in range(4):
-            source = given[:, 0:free]
-            nodes.append(dma_copy(tile[i], source, engine=f"dma:{queues[0]}", dge_mode=mode))
-            nodes.append(dma_copy(out[i], tile[i], engine=f"dma:{queues[1]}", dge_mode=mode))
+    for number, mode in enumerate(("none", "swdge", "hwdge", "hwdge")):
+        load, store = ("gpsimd", "gpsimd") if mode == "swdge" else ("sync", "scalar")
+        places = range(4 * number, 4 * number + 4)
+        nodes += [
+            dma_copy(tile[i], given[:, 0:free], engine=f"dma:{load}", dge_mode=mode)
+            for i in places
+        ]
+        nodes += [
+            dma_copy(out[i], tile[i], engine=f"dma:{store}", dge_mode=mode) for i in places
+        ]
     for i in range(4):
         nodes.append(dma_transpose(flat[i], given[0:16, 0:128], dge_mode="hwdge"))
     for i in range(4):

@@ -10,6 +10,7 @@ kernel declares them in its innermost loop, else as many buffers as fit SBUF.
 from jax_trn3.hardware import TRAINIUM1, TRAINIUM2
 from jax_trn3.isa import Access, Index, Instruction, Tile
 from jax_trn3.isa.dma import dma_copy
+from jax_trn3.isa.scalar import activation
 from jax_trn3.isa.tensor import nc_matmul
 from jax_trn3.isa.vector import tensor_tensor
 from jax_trn3.isa.vector_move import memset, tensor_copy
@@ -157,7 +158,8 @@ def blocked(
 def fully_blocked(m: int, k: int, n: int, dtype: str, dge_mode: str = "none") -> Program:
     """All three dimensions in blocks of 16 tiles (M), 2 (N) and 8 (K); partial sums in SBUF.
 
-    TILES_IN_BLOCK_M = 16, _N = 2, _K = 8 as published. Assumed: operands double-buffered.
+    TILES_IN_BLOCK_M = 16, _N = 2, _K = 8 as published. Assumed: operands double-buffered; zeros on
+    GpSimdE and the last copies on ScalarE, so that VectorE is free for the sums.
     """
     block_m, block_n, block_k = 16, 2, 8
     width_m, width_n = block_m * M_TILE, block_n * N_TILE
@@ -209,16 +211,16 @@ def fully_blocked(m: int, k: int, n: int, dtype: str, dge_mode: str = "none") ->
 
         def finish(row: Index):
             copies = [
-                tensor_copy(
+                activation(
                     packed[row][:, bn * N_TILE : (bn + 1) * N_TILE],
                     sums[row * block_n + bn],
-                    engine="vector",
+                    op="copy",
                 )
                 for bn in range(block_n)
             ]
             return [*copies, _store(out[row], packed[row], dge_mode)]
 
-        zeros = loop(sums.slots, lambda i: [memset(sums[i], value=0.0)])
+        zeros = loop(sums.slots, lambda i: [memset(sums[i], value=0.0, engine="gpsimd")])
         return [zeros, loop(blocks_k, block_of_k), loop(blocks_m * block_m, finish)]
 
     return program(f"fully blocked matmul {m}x{k}x{n} {dtype}", [loop(blocks_n, block_of_n)])
@@ -292,7 +294,7 @@ ROWS = (
         TRAINIUM2,
         lambda: blocked(
             4096, 4096, 4096, "bfloat16",
-            block_m=8, block_n=2, buffers=(36, 64), row_loads=True, dge_mode="hwdge",
+            block_m=8, block_n=2, buffers=(44, 56), row_loads=True, dge_mode="hwdge",
         ),
         (
             total_us(1_801),
@@ -320,7 +322,7 @@ ASIDE = (
         TRAINIUM2,
         lambda: blocked(
             4096, 4096, 4096, "bfloat16",
-            block_m=8, block_n=2, buffers=(36, 64), dge_mode="hwdge",
+            block_m=8, block_n=2, buffers=(44, 56), dge_mode="hwdge",
         ),
         (
             total_us(2_451),

@@ -31,6 +31,7 @@ _V2 = "nki/guides/architecture/trainium_inferentia2_arch.rst"
 _V3 = "nki/guides/architecture/trainium2_arch.rst"
 _V4 = "nki/guides/architecture/trainium3_arch.rst"
 _ACCESS = "nki/deep-dives/nki-aps.rst"
+_SETUP = "Trainium2 profiles: 63-69 set-up instructions an engine, 1.8-2.2 us"
 
 
 @dataclass(frozen=True)
@@ -112,6 +113,9 @@ class NeuronCore:
     start_stop_ns: int
     """Time inside a program's total during which no engine works: its start and its stop, ns."""
 
+    setup_ns: int
+    """Time for which every engine sets itself up before its first instruction, ns."""
+
     @property
     def sbuf_bytes(self) -> int:
         """SBUF bytes of the whole core."""
@@ -191,6 +195,7 @@ NEURON_CORE_V2 = NeuronCore(
     shared_psum_banks=inferred(True, "flag", "the whole PSUM is shared"),
     registers=published(64, "registers", "nki.isa register_alloc: v2 to v4"),
     start_stop_ns=extrapolated(12_800, "ns", "Trainium2 profiles", low=10_000, high=40_000),
+    setup_ns=extrapolated(2_000, "ns", _SETUP, low=1_000, high=4_000),
 )
 
 NEURON_CORE_V3 = replace(
@@ -221,6 +226,7 @@ NEURON_CORE_V3 = replace(
     start_stop_ns=inferred(
         12_800, "ns", "three profiles: total time less active time", low=12_400, high=13_300
     ),
+    setup_ns=inferred(2_000, "ns", _SETUP, low=1_800, high=2_200),
 )
 
 NEURON_CORE_V4 = replace(
@@ -242,4 +248,5 @@ NEURON_CORE_V4 = replace(
     ),
     psum_accumulate_dtypes=("float32", "bfloat16"),
     start_stop_ns=extrapolated(12_800, "ns", "Trainium2 profiles", low=6_000, high=33_000),
+    setup_ns=extrapolated(2_000, "ns", _SETUP, low=1_000, high=4_000),
 )

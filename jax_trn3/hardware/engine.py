@@ -65,6 +65,9 @@ class TensorEngine:
     """Values of the contracted axis that one row of the array contracts in a moving row, by kind:
     two float8 in a double row, four in an MX quad, four of which one is kept when sparse."""
 
+    sustained_speed: float
+    """Share of full speed that the power management leaves to long runs; 1 where it takes none."""
+
     throttle_speed: float
     """Share of full speed at which the array starts when it was idle; 1 where it does not."""
 
@@ -191,6 +194,13 @@ TENSOR_V2 = TensorEngine(
     ),
     passes=Table(_PASSES_V2),
     depth=_depth(_PASSES_V2, {}, _V2),
+    sustained_speed=inferred(
+        0.875,
+        "fraction",
+        "a profile of a long bfloat16 matmul on Trainium1: limit of activity_1 (78.6 TFLOPS)",
+        low=0.76,
+        high=0.97,
+    ),
     throttle_speed=inferred(1.0, "fraction", _NO_RAMP),
     throttle_ramp_ns=inferred(0, "ns", _NO_RAMP),
     throttle_threshold=inferred(0.0, "fraction", _NO_RAMP),
@@ -216,6 +226,9 @@ TENSOR_V3 = TensorEngine(
     ),
     passes=Table(_PASSES_V3),
     depth=_depth(_PASSES_V3, {"float8_double_row": 2, "sparse": 4}, _V3),
+    sustained_speed=inferred(
+        1.0, "fraction", "long matmuls in profiles: 98 % of the peak (te_inefficiency.md)"
+    ),
     throttle_speed=rounded(0.5, "fraction", _THROTTLING),
     throttle_ramp_ns=rounded(3_000, "ns", _THROTTLING),
     throttle_threshold=rounded(0.5, "fraction", _THROTTLING),
@@ -233,6 +246,7 @@ TENSOR_V4 = replace(
     max_moving_fmax_bfloat16=published(8_192, "elements", "nki.isa nc_matmul"),
     passes=Table(_PASSES_V4),
     depth=_depth(_PASSES_V4, {"float8_double_row": 2, "sparse": 4, "mx": 4}, _V4),
+    sustained_speed=extrapolated(1.0, "fraction", "Trainium2 profiles", low=0.85, high=1.0),
     background_transpose=published(True, "flag", _V4),
 )
 
@@ -257,7 +271,17 @@ VECTOR_V2 = ComputeEngine(
     reduce_cycles=rounded(64, "cycles", f"{_COSTS}, tensor_scalar_reduce"),
     elements_per_cycle=Table(
         _modes({"0.5x": 0.5, "1x": 1, "2x": 2}, _COSTS)
-        | _modes({"reciprocal": 1 / 8}, "nki/api/nki.api.shared.rst")
+        # Documented are 8 cycles an element, with which the reciprocals alone would take longer
+        # than the whole of NKIBench's silu, and twice as long as VectorE is active in it.
+        | {
+            "reciprocal": inferred(
+                1 / 2,
+                "elements/cycle",
+                "profiles of silu, swiglu: VectorE's active time; nki.api.shared.rst has 1/8",
+                low=1 / 8,
+                high=1,
+            )
+        }
     ),
     psum_access=published(True, "flag", _V2),
 )

@@ -58,8 +58,9 @@ def dma_work(
 
     A partition of SBUF is served by the engine of its group of `partitions_per_engine`; what stays
     in HBM is dealt out to all engines packet by packet. A packet is at most `packet_bytes` that
-    lie next to each other on both sides and takes `packet_overhead_ns` beside its bytes. A
-    transfer that casts counts the wider side; every source passes through the engines once.
+    lie next to each other on both sides and takes `packet_overhead_ns` beside its bytes; rows of
+    several partitions that lie in one burst of HBM are one packet. A transfer that casts counts
+    the wider side; every source passes through the engines once.
 
     **Arguments:**
 
@@ -79,7 +80,7 @@ def dma_work(
     )
     moved = elements * sum(wide)
     shares = _by_partition(sbuf, core) if sbuf else _by_packet(packets, core)
-    total = packets * pieces
+    total = packets * math.ceil(pieces / _rows_in_a_burst(instruction, widths, run, pieces, core))
     busy = [
         part * (total * dma.packet_overhead_ns + moved / dma.engine_bytes_per_s * 1e9) / share
         for part in shares
@@ -108,6 +109,18 @@ def _run_elements(instruction: Instruction, name: str) -> int:
     if instruction.get(f"{name}_index") is None:
         return run
     return min(run, math.prod(access.shape[1:]))
+
+
+def _rows_in_a_burst(
+    instruction: Instruction, widths: dict[str, int], run: int, pieces: int, core: NeuronCore
+) -> int:
+    """Rows, each of another partition, that HBM reads or writes at once; at least 1."""
+    row = math.prod(instruction.shape("dst")) // pieces
+    runs = [_run_elements(instruction, name) for name in widths if _in_hbm(instruction, name)]
+    if run < row or not runs:
+        return 1
+    in_burst = core.dma.burst_bytes // (row * max(widths.values()))
+    return max(1, min(in_burst, core.dma.partitions_per_engine, min(runs) // row))
 
 
 def _sbuf_side(instruction: Instruction, sources: tuple[str, ...]) -> Access | None:

@@ -241,7 +241,7 @@ class Decoder:
 
     def _matmul(self, number: int, instruction: Instruction, place: dict[int, int]) -> Op:
         tensor, work = self.core.tensor, self.work[number]
-        occupancy = picoseconds(work.cycles, tensor.clock_hz)
+        occupancy = picoseconds(work.cycles / tensor.sustained_speed, tensor.clock_hz)
         if number in self.beside:
             latency = picoseconds(tensor.latency_cycles, tensor.clock_hz)
             array = self._engine(instruction)

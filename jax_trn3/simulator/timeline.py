@@ -94,8 +94,8 @@ class Timeline:
 
     @property
     def overhead_ps(self) -> int:
-        """Time of the program's start and stop, during which no engine works."""
-        return int(self.chip.core.start_stop_ns * 1000)
+        """Time of the program's start and stop and of the engines' set-up, without its work."""
+        return int((self.chip.core.start_stop_ns + self.chip.core.setup_ns) * 1000)
 
     @property
     def time_ps(self) -> int:
