@@ -64,6 +64,7 @@ def test_neighbours_beyond_16_bytes_take_twice_as_long(step: int, slow: int) -> 
     for generation in CORES:
         assert cycles(tensor_copy(plain, strided), generation) == slow * N
         assert cycles(tensor_copy(strided, plain), generation) == slow * N
-        assert cycles(reciprocal(plain, strided), generation) == 8 * N
+        unhindered = cycles(reciprocal(plain, plain), generation)  # 2 cycles each at least
+        assert cycles(reciprocal(plain, strided), generation) == unhindered
     wide = row(step=2 * step)
     assert cycles(tensor_copy(row(), wide), 3) == slow * N / 2

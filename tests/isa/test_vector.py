@@ -376,7 +376,10 @@ def test_reciprocal() -> None:
         run(reciprocal, dst=tile(32, 7), data=x)["dst"], 1 / wide(x), rtol=1e-7
     )
     for generation in CORES:
-        assert cycles(reciprocal(tile(128, 1000), tile(128, 1000)), generation) == 8 * 1000
+        # 8 cycles each by nki.api.shared.rst; hardware/engine.py says why not on Trainium1.
+        each = 1 / CORES[generation].vector.elements_per_cycle["reciprocal"]
+        assert each == 8 or generation == 2
+        assert cycles(reciprocal(tile(128, 1000), tile(128, 1000)), generation) == each * 1000
         assert cycles(reciprocal(tile(128, 4), tile(128, 4)), generation) == 64
     refused("data has 32 partitions of 6 elements", reciprocal, dst=tile(32, 7), data=tile(32, 6))
 
