@@ -94,7 +94,8 @@ def scalesim_seconds(python: str, size: int, rounds: int) -> tuple[list[float], 
     process = subprocess.Popen(
         [python, "-c", SCALESIM], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
-    assert process.stdin and process.stdout
+    assert process.stdin
+    assert process.stdout
     ready = process.stdout.readline().strip()
     if ready != "ready":
         return ready
