@@ -39,6 +39,9 @@ class _Drawing:
     rows: list[list[int]]
     """`runs.events`."""
 
+    numbers: list[int]
+    """`runs.numbers`."""
+
     place: Mapping[int, int]
     """Where in `rows` the run of a number is."""
 
@@ -72,11 +75,6 @@ def write(timeline: Timeline, path: str | Path, shown: Runs | None = None) -> No
 
     - `shown`: Which runs to show; None is all, or as many from the start as `runs` gives.
     """
-    Path(path).write_bytes(perfetto_trace(timeline, shown))
-
-
-def perfetto_trace(timeline: Timeline, shown: Runs | None = None) -> bytes:
-    """A timeline as the contents of a trace file; see `write`."""
     drawing = _drawing(runs(timeline) if shown is None else shown)
     _program(drawing)
     for core in figures.cores(timeline):
@@ -85,12 +83,13 @@ def perfetto_trace(timeline: Timeline, shown: Runs | None = None) -> bytes:
         _queues(drawing, core, process)
         _dma_engines(drawing, core, process)
         _counters(drawing, core, process)
-    return drawing.trace.serialize()
+    with open(path, "wb") as file:
+        drawing.trace.write(file)
 
 
 def _drawing(shown: Runs) -> _Drawing:
-    rows = shown.events.tolist()
-    place = {number: k for k, number in enumerate(shown.numbers.tolist())}
+    rows, numbers = shown.events.tolist(), shown.numbers.tolist()
+    place = {number: k for k, number in enumerate(numbers)}
     flows: dict[int, list[int]] = {}
     lanes: dict[str, list[int]] = {}
     for number, k in place.items():
@@ -98,32 +97,35 @@ def _drawing(shown: Runs) -> _Drawing:
         if rows[k][_CAUSE] in place:
             flows.setdefault(place[rows[k][_CAUSE]], []).append(number)
     shares = dict(shown.timeline.transfers)
-    return _Drawing(Trace(), shown, rows, place, flows, shares, lanes)
+    return _Drawing(Trace(), shown, rows, numbers, place, flows, shares, lanes)
 
 
 def _program(drawing: _Drawing) -> None:
     """The program as a whole, and what of it is not shown."""
     timeline, shown = drawing.timeline, drawing.runs
-    track = drawing.trace.track("program")
+    active = timeline.active_ps
     whole: dict[str, Argument] = {
         "time_ps": timeline.time_ps,
         "instructions": timeline.num_instructions,
         "instructions_shown": len(shown),
         **neuron_summary(timeline),
     }
-    active = timeline.active_ps
-    drawing.trace.slice(track, Slice(timeline.program.name, 0, active, 0, whole))
     # Time counts from the first instruction; what is before it is drawn behind the last, too.
     ends: dict[str, Argument] = {"busy_ps": timeline.overhead_ps}
-    drawing.trace.slice(track, Slice("start and stop", active, timeline.time_ps, 0, ends))
-    if not shown.left_out:
-        return
-    note = f"not shown: {shown.left_out:,} of {timeline.num_instructions:,} instructions"
-    track = drawing.trace.track("not shown")
-    for begin, end in ((0, shown.start_ps), (shown.end_ps, active)):
-        if begin < end:
-            rest: dict[str, Argument] = {"begin_ps": begin, "end_ps": end}
-            drawing.trace.slice(track, Slice(note, begin, end, 0, rest))
+    parts = [
+        Slice(timeline.program.name, 0, active, 0, whole),
+        Slice("start and stop", active, timeline.time_ps, 0, ends),
+    ]
+    drawing.trace.slices(drawing.trace.track("program"), parts)
+    if shown.left_out:
+        note = f"not shown: {shown.left_out:,} of {timeline.num_instructions:,} instructions"
+        spans = [(0, shown.start_ps), (shown.end_ps, active)]
+        missing = [
+            Slice(note, begin, end, 0, {"begin_ps": begin, "end_ps": end})
+            for begin, end in spans
+            if begin < end
+        ]
+        drawing.trace.slices(drawing.trace.track("not shown"), missing)
 
 
 def _engines(drawing: _Drawing, core: int) -> None:
@@ -131,38 +133,15 @@ def _engines(drawing: _Drawing, core: int) -> None:
     names = [name for name in lanes if not name.startswith("dma:")]
     for tid, name in enumerate(names, 1):
         thread = drawing.trace.thread(name, core + 1, 100 * (core + 1) + tid)
-        for k in lanes[name]:
-            issued, start, free, done, _, number = drawing.rows[k]
-            work = drawing.timeline.work[number]
-            times = {
-                "start_ps": start,
-                "busy_ps": free - start,
-                "wait_ps": start - issued,
-                "latency_ps": done - free,
-            }
-            flops = {"flops": work.flops, "hardware_flops": work.hardware_flops}
-            _slice(drawing, thread, k, (start, free), {**times, **flops})
+        drawing.trace.slices(thread, (_computation(drawing, k) for k in lanes[name]))
 
 
 def _queues(drawing: _Drawing, core: int, process: int) -> None:
     for name, places in drawing.of_core(core).items():
-        if not name.startswith("dma:"):
-            continue
-        for track, k in _spread(drawing, name, process, places, _ISSUED):
-            issued, start, _, done, _, number = drawing.rows[k]
-            dma = drawing.timeline.work[number].dma
-            assert dma is not None
-            moved: dict[str, Argument] = {
-                "issued_ps": issued,
-                "first_byte_ps": start,
-                "done_ps": done,
-                "bytes": dma.bytes,
-                "hbm_read_bytes": dma.bytes_read_hbm,
-                "hbm_write_bytes": dma.bytes_written_hbm,
-                "packets": dma.packets,
-                "descriptors": dma.mode,
-            }
-            _slice(drawing, track, k, (issued, done), moved)
+        if name.startswith("dma:"):
+            for part in _apart(drawing, places, _ISSUED):
+                track = drawing.trace.track(name, process)
+                drawing.trace.slices(track, (_transfer(drawing, k) for k in part))
 
 
 def _dma_engines(drawing: _Drawing, core: int, process: int) -> None:
@@ -175,48 +154,82 @@ def _dma_engines(drawing: _Drawing, core: int, process: int) -> None:
             group = f"DMA engines {figures.ranges(engines)}" if engines else "HBM alone"
             groups.setdefault(group, []).append(k)
     for group, places in sorted(groups.items()):
-        for track, k in _spread(drawing, group, process, places, _START):
-            _, start, _, done, _, number = drawing.rows[k]
-            busy: dict[str, Argument] = {"run": int(drawing.runs.numbers[k])}
-            busy["queue"] = drawing.timeline.lanes[number]
-            for server, time in drawing.shares[number]:
-                busy[f"busy_ps.{server.partition('/')[2]}"] = time
-            name = drawing.timeline.instructions[number].name
-            drawing.trace.slice(track, Slice(name, start, done, k, busy))
+        for part in _apart(drawing, places, _START):
+            track = drawing.trace.track(group, process)
+            drawing.trace.slices(track, (_movement(drawing, k) for k in part))
 
 
-def _spread(
-    drawing: _Drawing, name: str, process: int, places: Iterable[int], column: int
-) -> Iterator[tuple[int, int]]:
-    """(track, place) of each: as many tracks of one name as overlap at once."""
+def _apart(drawing: _Drawing, places: Iterable[int], column: int) -> list[list[int]]:
+    """The places in as many lists as overlap at once, from a column's time until they are done."""
     free: list[tuple[int, int]] = []
+    parts: list[list[int]] = []
     for k in sorted(places, key=lambda k: (drawing.rows[k][column], k)):
         if free and free[0][0] <= drawing.rows[k][column]:
-            _, track = heapq.heappop(free)
+            _, part = heapq.heappop(free)
+            parts[part].append(k)
         else:
-            track = drawing.trace.track(name, process)
-        heapq.heappush(free, (drawing.rows[k][_DONE], track))
-        yield track, k
+            part = len(parts)
+            parts.append([k])
+        heapq.heappush(free, (drawing.rows[k][_DONE], part))
+    return parts
 
 
-def _slice(
-    drawing: _Drawing,
-    track: int,
-    k: int,
-    span: tuple[int, int],
-    arguments: Mapping[str, Argument],
-) -> None:
+def _computation(drawing: _Drawing, k: int) -> Slice:
+    """An instruction on its engine."""
+    issued, start, free, done, _, number = drawing.rows[k]
+    work = drawing.timeline.work[number]
+    arguments = {
+        "start_ps": start,
+        "busy_ps": free - start,
+        "wait_ps": start - issued,
+        "latency_ps": done - free,
+        "flops": work.flops,
+        "hardware_flops": work.hardware_flops,
+    }
+    return _instruction(drawing, k, start, free, arguments)
+
+
+def _transfer(drawing: _Drawing, k: int) -> Slice:
+    """A transfer in its queue."""
+    issued, start, _, done, _, number = drawing.rows[k]
+    dma = drawing.timeline.work[number].dma
+    assert dma is not None
+    arguments: dict[str, Argument] = {
+        "issued_ps": issued,
+        "first_byte_ps": start,
+        "done_ps": done,
+        "bytes": dma.bytes,
+        "hbm_read_bytes": dma.bytes_read_hbm,
+        "hbm_write_bytes": dma.bytes_written_hbm,
+        "packets": dma.packets,
+        "descriptors": dma.mode,
+    }
+    return _instruction(drawing, k, issued, done, arguments)
+
+
+def _movement(drawing: _Drawing, k: int) -> Slice:
+    """A transfer on the DMA engines."""
+    _, start, _, done, _, number = drawing.rows[k]
+    arguments: dict[str, Argument] = {
+        "run": drawing.numbers[k],
+        "queue": drawing.timeline.lanes[number],
+    }
+    for server, time in drawing.shares[number]:
+        arguments[f"busy_ps.{server.partition('/')[2]}"] = time
+    return Slice(drawing.timeline.instructions[number].name, start, done, k, arguments)
+
+
+def _instruction(
+    drawing: _Drawing, k: int, begin: int, end: int, arguments: Mapping[str, Argument]
+) -> Slice:
     """An instruction, with the flows to and from it."""
-    _, _, _, _, cause, number = drawing.rows[k]
-    run = int(drawing.runs.numbers[k])
+    run, (*_, cause, number) = drawing.numbers[k], drawing.rows[k]
     everything: dict[str, Argument] = {"run": run, "instruction": number, **arguments}
     if cause >= 0:
         everything["waited_for"] = _cause(drawing, cause)
     everything.update(_what(drawing, k))
-    ends_here = run if cause in drawing.place else None
-    name, begins_here = drawing.timeline.instructions[number].name, drawing.flows.get(k, ())
-    piece = Slice(name, *span, k, everything, tuple(begins_here), ends_here)
-    drawing.trace.slice(track, piece)
+    name, begins = drawing.timeline.instructions[number].name, tuple(drawing.flows.get(k, ()))
+    return Slice(name, begin, end, k, everything, begins, run if cause in drawing.place else None)
 
 
 def _cause(drawing: _Drawing, cause: int) -> str:
@@ -257,8 +270,8 @@ def _access(drawing: _Drawing, access: Access, slots: tuple[int, ...]) -> str:
 
 def _counters(drawing: _Drawing, core: int, process: int) -> None:
     def draw(name: str, unit: str, found: Level) -> None:
-        counter = drawing.trace.counter(name, unit, process)
-        drawing.trace.values(counter, zip(found.times.tolist(), found.values.tolist()))
+        steps = zip(found.times.tolist(), found.values.tolist())
+        drawing.trace.counter(name, unit, process, steps)
 
     lanes = drawing.of_core(core)
     moving = sorted(k for name in lanes if name.startswith("dma:") for k in lanes[name])

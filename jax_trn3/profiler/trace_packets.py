@@ -7,17 +7,18 @@ packets, so these are written in the order of picoseconds.
 """
 
 import heapq
-from collections.abc import Iterator, Mapping
+import itertools
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import IO
 
 try:
     from perfetto.protos.perfetto.trace.perfetto_trace_pb2 import (
-        InternedData,
+        TracePacket,
         TrackDescriptor,
         TrackEvent,
     )
-    from perfetto.trace_builder.proto_builder import TraceProtoBuilder
+    from perfetto.trace_builder.proto_builder import StreamingTraceProtoBuilder
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError(
         "Perfetto traces need the package perfetto: pip install 'jax-trn3[trace]'", name=error.name
@@ -28,7 +29,6 @@ Key = tuple[int, int]
 """Picosecond, and a number that decides between events of the same one."""
 
 _SEQUENCE = 1
-_CLEARED, _NEEDED = 1, 2  # TracePacket.SequenceFlags
 
 
 @dataclass(frozen=True)
@@ -50,16 +50,15 @@ class Slice:
 
 
 class Trace:
-    """A trace while it is being made."""
+    """Tracks and what is on them, until it is written."""
 
     def __init__(self) -> None:
-        self._builder = TraceProtoBuilder()
+        self._tracks: list[TrackDescriptor] = []
+        self._slices: list[tuple[int, Iterable[Slice]]] = []
+        self._counters: list[tuple[int, Iterable[tuple[int, float]]]] = []
         self._names = _Interned()
         self._argument_names = _Interned()
-        self._strings = _Interned()
-        self._tracks: list[TrackDescriptor] = []
-        self._slices: dict[int, list[Slice]] = {}
-        self._counters: dict[int, list[tuple[int, float]]] = {}
+        self._texts = _Interned()
 
     def process(self, name: str, pid: int) -> int:
         """A process, whose number for others it returns. `pid` is at least 1."""
@@ -79,35 +78,30 @@ class Trace:
         track.name = name
         return int(track.uuid)
 
-    def counter(self, name: str, unit: str, parent: int = 0) -> int:
-        """A track of numbers."""
+    def counter(
+        self, name: str, unit: str, parent: int, steps: Iterable[tuple[int, float]]
+    ) -> None:
+        """A track of numbers: (picosecond, value), ascending."""
         track = self._new(parent)
         track.name, track.counter.unit_name = name, unit
-        return int(track.uuid)
+        self._counters.append((track.uuid, steps))
 
-    def slice(self, track: int, piece: Slice) -> None:
-        """A slice, after all others of its track."""
-        self._slices.setdefault(track, []).append(piece)
+    def slices(self, track: int, pieces: Iterable[Slice]) -> None:
+        """What is on a track, one after another. Read when the trace is written."""
+        self._slices.append((track, pieces))
 
-    def values(self, counter: int, steps: Iterator[tuple[int, float]]) -> None:
-        """(picosecond, value) of a counter, ascending."""
-        self._counters[counter] = list(steps)
-
-    def serialize(self) -> bytes:
-        """The trace as a file's contents."""
-        first = self._builder.add_packet()
-        first.trusted_packet_sequence_id = _SEQUENCE
-        first.sequence_flags = _CLEARED
-        for track in self._tracks:
-            self._packet().track_descriptor.CopyFrom(track)
-        streams = [self._slice_events(t, s) for t, s in self._slices.items()]
-        streams += [self._counter_events(t, s) for t, s in self._counters.items()]
-        for (ps, _), event in heapq.merge(*streams, key=lambda pair: pair[0]):
-            packet = self._packet()
-            packet.timestamp = ps // 1000
-            packet.track_event.MergeFrom(event)
-        self._intern(first.interned_data)
-        return bytes(self._builder.serialize())
+    def write(self, file: IO[bytes]) -> None:
+        """Writes the trace. It can be written once."""
+        builder = StreamingTraceProtoBuilder(file)
+        first = TracePacket(sequence_flags=TracePacket.SEQ_INCREMENTAL_STATE_CLEARED)
+        packets = [first, *(TracePacket(track_descriptor=track) for track in self._tracks)]
+        streams = [self._of_slices(track, pieces) for track, pieces in self._slices]
+        streams += [self._of_counter(track, steps) for track, steps in self._counters]
+        merged = heapq.merge(*streams, key=lambda pair: pair[0])
+        for packet in itertools.chain(packets, (packet for _, packet in merged)):
+            packet.trusted_packet_sequence_id = _SEQUENCE
+            self._introduce(packet)
+            builder.write_packet(packet)
 
     def _new(self, parent: int = 0) -> TrackDescriptor:
         track = TrackDescriptor(uuid=len(self._tracks) + 1)
@@ -116,58 +110,70 @@ class Trace:
         self._tracks.append(track)
         return track
 
-    def _packet(self) -> Any:
-        packet = self._builder.add_packet()
-        packet.trusted_packet_sequence_id = _SEQUENCE
-        packet.sequence_flags = _NEEDED
-        return packet
-
-    def _slice_events(self, track: int, pieces: list[Slice]) -> Iterator[tuple[Key, TrackEvent]]:
+    def _of_slices(self, track: int, pieces: Iterable[Slice]) -> Iterator[tuple[Key, TracePacket]]:
         for piece in pieces:
-            event = self._begin(track, piece)
-            event.flow_ids.extend(piece.causes)
-            if piece.cause is not None:
-                event.terminating_flow_ids.append(piece.cause)
-            yield (piece.begin_ps, piece.order), event
-            end = TrackEvent(type=TrackEvent.TYPE_SLICE_END, track_uuid=track)
-            yield (piece.end_ps, piece.order), end
+            packet = _packet(piece.begin_ps, track, TrackEvent.TYPE_SLICE_BEGIN)
+            self._describe(packet.track_event, piece)
+            yield (piece.begin_ps, piece.order), packet
+            packet = _packet(piece.end_ps, track, TrackEvent.TYPE_SLICE_END)
+            yield (piece.end_ps, piece.order), packet
 
-    def _counter_events(
-        self, track: int, steps: list[tuple[int, float]]
-    ) -> Iterator[tuple[Key, TrackEvent]]:
+    def _of_counter(
+        self, track: int, steps: Iterable[tuple[int, float]]
+    ) -> Iterator[tuple[Key, TracePacket]]:
         for ps, value in steps:
-            event = TrackEvent(type=TrackEvent.TYPE_COUNTER, track_uuid=track)
+            packet = _packet(ps, track, TrackEvent.TYPE_COUNTER)
             if isinstance(value, int):
-                event.counter_value = value
+                packet.track_event.counter_value = value
             else:
-                event.double_counter_value = value
-            yield (ps, 0), event
+                packet.track_event.double_counter_value = value
+            yield (ps, 0), packet
 
-    def _begin(self, track: int, piece: Slice) -> TrackEvent:
-        event = TrackEvent(type=TrackEvent.TYPE_SLICE_BEGIN, track_uuid=track)
+    def _describe(self, event: TrackEvent, piece: Slice) -> None:
         event.name_iid = self._names[piece.name]
+        event.flow_ids.extend(piece.causes)
+        if piece.cause is not None:
+            event.terminating_flow_ids.append(piece.cause)
         for name, value in piece.arguments.items():
             argument = event.debug_annotations.add(name_iid=self._argument_names[name])
             if isinstance(value, str):
-                argument.string_value_iid = self._strings[value]
+                argument.string_value_iid = self._texts[value]
             elif isinstance(value, int):
                 argument.int_value = value
             else:
                 argument.double_value = value
-        return event
 
-    def _intern(self, data: InternedData) -> None:
-        for name, iid in self._names.items():
-            data.event_names.add(iid=iid, name=name)
-        for name, iid in self._argument_names.items():
-            data.debug_annotation_names.add(iid=iid, name=name)
-        for text, iid in self._strings.items():
+    def _introduce(self, packet: TracePacket) -> None:
+        """Says what the numbers mean that stand for texts from this packet on."""
+        data = packet.interned_data
+        for text, iid in self._names.news():
+            data.event_names.add(iid=iid, name=text)
+        for text, iid in self._argument_names.news():
+            data.debug_annotation_names.add(iid=iid, name=text)
+        for text, iid in self._texts.news():
             data.debug_annotation_string_values.add(iid=iid, str=text.encode())
+
+
+def _packet(ps: int, track: int, kind: int) -> TracePacket:
+    packet = TracePacket(
+        timestamp=ps // 1000, sequence_flags=TracePacket.SEQ_NEEDS_INCREMENTAL_STATE
+    )
+    packet.track_event.track_uuid, packet.track_event.type = track, kind
+    return packet
 
 
 class _Interned(dict[str, int]):
     """A number for each text, from 1 on."""
 
+    def __init__(self) -> None:
+        self._new: list[tuple[str, int]] = []
+
     def __missing__(self, text: str) -> int:
         self[text] = number = len(self) + 1
+        self._new.append((text, number))
         return number
+
+    def news(self) -> list[tuple[str, int]]:
+        """The numbers that were given since this was asked last."""
+        new, self._new = self._new, []
+        return new

@@ -7,11 +7,11 @@ from collections import Counter
 import pytest
 from small_programs import copies, gemm, multiply_mx
 from trace_reader import read
+from trace_reader import trace_bytes as perfetto_trace
 
 from jax_trn3.hardware import TRAINIUM1, TRAINIUM2, TRAINIUM3
 from jax_trn3.isa import TABLE, Tile
 from jax_trn3.profiler import runs, save
-from jax_trn3.profiler.perfetto import perfetto_trace
 from jax_trn3.simulator import program, simulate
 
 CASES = [

@@ -1,10 +1,14 @@
 """Reads a .pftrace back with Perfetto's own protos, for the tests."""
 
+import tempfile
 from collections import defaultdict
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from perfetto.protos.perfetto.trace.perfetto_trace_pb2 import Trace, TrackEvent
+
+from jax_trn3.profiler import perfetto
 
 
 @dataclass
@@ -38,15 +42,28 @@ class Read:
         return self.counters[uuid]
 
 
+def trace_bytes(timeline, shown=None) -> bytes:
+    """The contents of the trace that is written of a timeline."""
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "trace.pftrace"
+        perfetto.write(timeline, path, shown)
+        return path.read_bytes()
+
+
 def read(contents: bytes) -> Read:
     """Parses a trace; asserts that each track's slices begin and end in turn."""
     trace = Trace.FromString(contents)
     found = Read()
-    data = trace.packet[0].interned_data
-    names = {entry.iid: entry.name for entry in data.event_names}
-    keys = {entry.iid: entry.name for entry in data.debug_annotation_names}
-    strings = {entry.iid: entry.str.decode() for entry in data.debug_annotation_string_values}
     assert trace.packet[0].sequence_flags == 1
+    names, keys, strings = {}, {}, {}
+    for packet in trace.packet:  # interned texts are read in the order of the file
+        data, event = packet.interned_data, packet.track_event
+        names |= {entry.iid: entry.name for entry in data.event_names}
+        keys |= {entry.iid: entry.name for entry in data.debug_annotation_names}
+        strings |= {e.iid: e.str.decode() for e in data.debug_annotation_string_values}
+        assert not event.name_iid or event.name_iid in names
+        assert all(a.name_iid in keys for a in event.debug_annotations)
+        assert all(a.string_value_iid in {0, *strings} for a in event.debug_annotations)
     # Perfetto sorts by time, and leaves packets of the same nanosecond in the order of the file.
     for packet in sorted(trace.packet, key=lambda p: p.timestamp):
         assert packet.trusted_packet_sequence_id == 1

@@ -19,7 +19,7 @@ THERE = Tile("there", "sbuf", (128, 64), "float32", slots=2)
 BODIES = st.recursive(
     st.lists(st.integers(0, 2), min_size=1, max_size=3),
     lambda inner: st.lists(
-        st.integers(0, 2) | st.tuples(st.integers(1, 9), st.booleans(), inner),
+        st.integers(0, 2) | st.tuples(st.integers(0, 9), st.booleans(), inner),
         min_size=1,
         max_size=3,
     ),
