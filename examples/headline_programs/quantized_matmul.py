@@ -1,0 +1,103 @@
+"""An MXFP8 product whose moving operand arrives in bfloat16 and is quantized on the way.
+
+[M, N] = [K, M].T @ [K, N]. The stationary operand, weights, lies quantized in SBUF; the moving one,
+activations, comes in bfloat16, four values of the contracted axis side by side as MX wants them,
+and VectorE quantizes each of its tiles once, for all M / 128 products that use it. ScalarE copies
+the results out of PSUM, so that VectorE does nothing else.
+"""
+
+from collections.abc import Iterable
+from typing import Literal
+
+from jax_trn3.isa import Index, Instruction, Tile
+from jax_trn3.isa.dma import dma_copy
+from jax_trn3.isa.scalar import activation
+from jax_trn3.isa.tensor import nc_matmul_mx
+from jax_trn3.isa.vector import quantize_mx
+from jax_trn3.simulator import Node, Program, loop, program
+
+Memory = Literal["sbuf", "hbm"]
+
+ROWS, COLUMNS, CONTRACTED = 128, 512, 512
+"""Of a tile: rows of a result, columns of it, and length of the contracted axis."""
+
+_GROUP = 4
+"""Results summed at the same time, at most: while four are summed, four are copied out."""
+
+_PANELS = 4
+"""Panels of activations, 512 columns each, in rotation."""
+
+
+def quantized_matmul(
+    m: int, k: int, n: int, *, quantize: bool = True, memory: Memory = "sbuf"
+) -> Program:
+    """The product as a program.
+
+    **Arguments:**
+
+    - `m`: A multiple of 128; above 512, of 512. A quantized tile is used m / 128 times.
+    - `k`, `n`: Multiples of 512.
+    - `quantize`: Whether activations come in bfloat16; else in MXFP8, quantized by someone else.
+    - `memory`: Where they are; in SBUF, all of them (k * n up to 4096 * 2048 beside 1024 rows).
+
+    **Raises:** `ValueError` for other sizes.
+    """
+    steps = {"m": ROWS if m < _GROUP * ROWS else _GROUP * ROWS, "k": CONTRACTED, "n": COLUMNS}
+    for name, size in {"m": m, "k": k, "n": n}.items():
+        if size % steps[name]:
+            raise ValueError(f"{name}={size} is not a multiple of {steps[name]}")
+    depth, panels, height = k // CONTRACTED, n // COLUMNS, m // ROWS
+    group = min(_GROUP, height)
+    weights = _mx("weights", ROWS, height * depth, given=True)
+    psum = Tile("psum", "psum", (ROWS, COLUMNS), "float32", slots=2 * _GROUP)
+    result = Tile("result", "sbuf", (ROWS, COLUMNS), "bfloat16", slots=2 * _GROUP)
+
+    here, ready = memory == "sbuf", memory == "sbuf" and not quantize
+    everything, window = depth * panels, depth * _PANELS
+    moving = _mx("activations", COLUMNS, everything if ready else window, given=ready)
+    shape, slots = (128, 4 * COLUMNS), everything if here else window
+    plain = Tile("activations in bfloat16", "sbuf", shape, "bfloat16", slots, given=here)
+
+    def arrival(first: Index) -> Iterable[Node]:
+        """Brings the activations of a panel, where they are not there yet, as MXFP8."""
+        if not here:
+            for near in (plain,) if quantize else moving:
+                panel = near.run(first, depth)
+                far = Tile(f"{near.name}, hbm", "hbm", panel.shape, near.dtype, given=True)
+                yield dma_copy(panel, far, engine="dma:sync")
+        if quantize:
+            data, scales = moving
+            for index in range(depth):
+                place = first + index
+                yield quantize_mx(data[place], plain[place], scales[place])
+
+    def results(first: Index, column: Index, high: Index) -> Iterable[Node]:
+        """`group` results from all tiles of the contracted axis."""
+        out = [(column * (height // group) + high) * group + row for row in range(group)]
+
+        def step(index: Index) -> Iterable[Instruction]:
+            right, right_scales = (part[first + index] for part in moving)
+            for row in range(group):
+                place = (high * group + row) * depth + index
+                left, left_scales = (part[place] for part in weights)
+                yield nc_matmul_mx(psum[out[row]], left, right, left_scales, right_scales)
+
+        yield loop(depth, step)
+        yield from (activation(result[place], psum[place], op="copy") for place in out)
+
+    def panel(column: Index) -> Iterable[Node]:
+        first = column * depth
+        yield from arrival(first)
+        yield loop(height // group, lambda high: results(first, column, high))
+
+    kind = "quantized on line" if quantize else "quantized before"
+    return program(f"mxfp8 matmul {m}x{k}x{n}, {kind}", [loop(panels, panel)])
+
+
+def _mx(name: str, columns: int, slots: int, given: bool) -> tuple[Tile, Tile]:
+    """Tiles of MXFP8 in SBUF, four values a word, and their scales."""
+    shape = (128, columns)
+    return (
+        Tile(name, "sbuf", shape, "float8_e4m3fn_x4", slots, given=given),
+        Tile(f"{name}, scales", "sbuf", shape, "uint8", slots, given=given),
+    )
