@@ -2,9 +2,8 @@
 
 import numpy as np
 import pytest
-from isa_cases import CORES, V2, V3, V4, problems, psum, sbuf
+from isa_cases import CORES, V2, V3, V4, problems, psum, run, sbuf
 
-from jax_trn3.isa import execute
 from jax_trn3.isa.random import rand2, rand_get_state, rand_set_state, rng, set_rng_seed
 
 MASK = 0xFFFFFFFF
@@ -34,15 +33,15 @@ def test_numbers_and_states_are_those_of_xorwow(engine, generators, count):
     reading = rand_get_state(tile, engine=engine)
     for instruction in (seeding, drawing, reading):
         assert problems(instruction) == ""
-    arrays = execute(seeding, {"src_seeds": seeds})
-    drawn = execute(drawing, arrays)
+    arrays = run(seeding, {"src_seeds": seeds})
+    drawn = run(drawing, arrays)
     states = [
         [[int(w) for w in row[6 * g : 6 * g + 6]] for g in range(generators)] for row in seeds
     ]
     steps = -(-count // generators)
     want = [[xorwow(s) for _ in range(steps) for s in lane][:count] for lane in states]
     np.testing.assert_array_equal(drawn["dst"], np.array(want, np.uint32))
-    state = execute(reading, drawn)["dst"]
+    state = run(reading, drawn)["dst"]
     np.testing.assert_array_equal(state, np.array(states, np.uint32).reshape(32, -1))
     whole = drawn[f"{engine}.prng"]
     assert whole.shape == (128, 6 * generators)
@@ -51,21 +50,21 @@ def test_numbers_and_states_are_those_of_xorwow(engine, generators, count):
 
 def test_dst_keeps_the_low_bits():
     seeds = np.random.default_rng(1).integers(0, 2**32, (4, 24), np.uint32)
-    arrays = execute(
+    arrays = run(
         rand_set_state(sbuf(4, 24, dtype="uint32"), engine="vector"), {"src_seeds": seeds}
     )
-    wide = np.asarray(execute(rng(sbuf(4, 12, dtype="uint32")), arrays)["dst"])
+    wide = np.asarray(run(rng(sbuf(4, 12, dtype="uint32")), arrays)["dst"])
     for dtype in ("int8", "uint8", "int16", "uint16", "int32"):
-        narrow = execute(rng(sbuf(4, 12, dtype=dtype)), arrays)["dst"]
+        narrow = run(rng(sbuf(4, 12, dtype=dtype)), arrays)["dst"]
         np.testing.assert_array_equal(narrow, wide.astype(dtype))
 
 
 def test_a_seed_gives_every_lane_its_own_numbers_and_always_the_same():
     def draw(seed):
-        state = execute(
+        state = run(
             set_rng_seed(sbuf(1, 1, dtype="uint32")), {"src_seeds": np.uint32([[seed]])}
         )
-        return np.asarray(execute(rng(sbuf(128, 64, dtype="uint32")), state)["dst"])
+        return np.asarray(run(rng(sbuf(128, 64, dtype="uint32")), state)["dst"])
 
     first = draw(7)
     np.testing.assert_array_equal(first, draw(7))
@@ -74,27 +73,27 @@ def test_a_seed_gives_every_lane_its_own_numbers_and_always_the_same():
 
 
 def test_rand2_is_uniform_between_its_bounds():
-    state = execute(set_rng_seed(sbuf(1, 1, dtype="uint32")), {"src_seeds": np.uint32([[1]])})
+    state = run(set_rng_seed(sbuf(1, 1, dtype="uint32")), {"src_seeds": np.uint32([[1]])})
     instruction = rand2(sbuf(128, 512), sbuf(128, 1), 4.0)
     assert problems(instruction) == ""
     low = np.linspace(-2, 2, 128, dtype=np.float32).reshape(128, 1)
-    drawn = np.asarray(execute(instruction, state | {"min": low})["dst"], np.float64)
+    drawn = np.asarray(run(instruction, state | {"min": low})["dst"], np.float64)
     u = (drawn - low) / (4 - low)
     assert u.min() >= 0
     assert u.max() <= 1
     counts = np.histogram(u, 64, (0, 1))[0]
     chi2 = ((counts - u.size / 64) ** 2 / (u.size / 64)).sum()
     assert chi2 < 120  # 63 degrees of freedom: one in 10^5 exceeds it
-    whole = execute(rand2(sbuf(4, 100, dtype="int8"), -3.0, 3.0), state)["dst"]
+    whole = run(rand2(sbuf(4, 100, dtype="int8"), -3.0, 3.0), state)["dst"]
     assert set(np.unique(whole)) <= set(range(-3, 4))
 
 
 def test_nothing_comes_out_of_a_generator_without_a_state():
     for instruction in (rng(sbuf(4, 4, dtype="int32")), rand2(sbuf(4, 4), 0.0, 1.0)):
         with pytest.raises(ValueError, match="begin with set_rng_seed"):
-            execute(instruction, {})
+            run(instruction, {})
     with pytest.raises(ValueError, match="begin with set_rng_seed"):
-        execute(rand_get_state(sbuf(4, 6, dtype="uint32")), {})
+        run(rand_get_state(sbuf(4, 6, dtype="uint32")), {})
 
 
 @pytest.mark.parametrize(

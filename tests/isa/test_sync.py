@@ -3,9 +3,9 @@
 import ml_dtypes
 import numpy as np
 import pytest
-from isa_cases import CORES, V2, V3, V4, hbm, problems, psum, sbuf
+from isa_cases import CORES, V2, V3, V4, hbm, problems, psum, run, sbuf
 
-from jax_trn3.isa import Register, execute
+from jax_trn3.isa import Register
 from jax_trn3.isa.sync import (
     core_barrier,
     nop,
@@ -19,15 +19,15 @@ FIRST, SECOND = Register("i"), Register("j")
 
 
 def test_registers_hold_move_load_and_store():
-    state = execute(register_alloc(register=FIRST, value=2**32 - 5), {})
+    state = run(register_alloc(register=FIRST, value=2**32 - 5), {})
     assert state["registers"]["i"] == -5
-    state = execute(register_move(dst=SECOND, src=FIRST), state)
-    state = execute(register_move(dst=FIRST, src=12), state)
+    state = run(register_move(dst=SECOND, src=FIRST), state)
+    state = run(register_move(dst=FIRST, src=12), state)
     assert {k: int(v) for k, v in state["registers"].items()} == {"i": 12, "j": -5}
-    stored = execute(register_store(sbuf(1, 1, dtype="int16"), src=SECOND), state)
+    stored = run(register_store(sbuf(1, 1, dtype="int16"), src=SECOND), state)
     assert stored["dst"].tolist() == [[-5]]
     load = register_load(hbm(1, dtype="int32"), dst=FIRST)
-    state = execute(load, state | {"src": np.int32([77])})
+    state = run(load, state | {"src": np.int32([77])})
     assert state["registers"]["i"] == 77
     assert state["registers"]["j"] == -5
 
@@ -46,19 +46,19 @@ def test_registers_hold_move_load_and_store():
 )
 def test_a_register_gives_back_what_it_loaded(dtype, value, word):
     tile = sbuf(1, 1, dtype=dtype)
-    state = execute(register_load(tile, dst=FIRST), {"src": np.full((1, 1), value)})
+    state = run(register_load(tile, dst=FIRST), {"src": np.full((1, 1), value)})
     assert state["registers"]["i"] == word
-    assert execute(register_store(tile, src=FIRST), state)["dst"] == np.full((1, 1), value)
+    assert run(register_store(tile, src=FIRST), state)["dst"] == np.full((1, 1), value)
 
 
 def test_a_register_without_a_value_is_not_read():
-    state = execute(register_alloc(register=FIRST), {"registers": {"i": 3}})
+    state = run(register_alloc(register=FIRST), {"registers": {"i": 3}})
     for instruction in (
         register_move(dst=SECOND, src=FIRST),
         register_store(sbuf(1, 1), src=FIRST),
     ):
         with pytest.raises(ValueError, match="register i is read before"):
-            execute(instruction, state)
+            run(instruction, state)
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ def test_a_sequencer_takes_as_long_on_every_engine(engine):
 
 
 def test_barriers_and_nothing_write_nothing():
-    assert execute(nop(), {}) == {}
+    assert run(nop(), {}) == {}
     barrier = core_barrier(hbm(2, dtype="int32"))
     assert barrier.engine == "gpsimd"
-    assert execute(barrier, {"data": np.int32([1, 2])}) == {}
+    assert run(barrier, {"data": np.int32([1, 2])}) == {}

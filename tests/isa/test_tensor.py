@@ -2,13 +2,14 @@
 
 import dataclasses
 
+import isa_cases
 import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
 from isa_cases import CORES, V2, V3, V4, bits, float64, hbm, problems, psum, sbuf, values
 
-from jax_trn3.isa import IllegalInstruction, Tile, check, execute
+from jax_trn3.isa import IllegalInstruction, Tile, check
 from jax_trn3.isa.tensor import nc_matmul, nc_matmul_mx, nc_transpose
 
 FLOATS = (
@@ -29,7 +30,7 @@ def matmul(k=128, m=128, n=512, dtype="bfloat16", out="float32", **params):
 
 
 def run(instruction, previous=None, **arrays):
-    return execute(instruction, arrays, previous)["dst"]
+    return isa_cases.run(instruction, arrays, previous)["dst"]
 
 
 # nc_matmul
