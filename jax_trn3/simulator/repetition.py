@@ -282,7 +282,7 @@ def _skip(
             event = (*later, event[4] + moved if event[4] >= b.events else event[4], static)
         clock.events.append(event)
     run.repeats += [Repeat(r.begin + b.events, r.end + b.events, r.count, r.step) for r in inner]
-    _shift(clock, d.times + step[0] * periods, c.events, moved)
+    _shift(clock, d.times + step[0] * periods, b.events, moved)
     return b.events
 
 
@@ -350,7 +350,7 @@ def _confirmed(
         or clock.served[-(d.served - c.served) or None :] != (clock.served[c.served : d.served])
     ):
         return False
-    base = np.array(clock.events[a.events : b.events], np.int64)
+    base = np.array(clock.events[a.events : b.events], np.int64).reshape(-1, 6)
     for later, first in ((periods + 2, ghost), (periods + 3, ghost + length)):
         events = clock.events[first : first + length]
         if first == ghost and None in events:
