@@ -251,7 +251,7 @@ def topk(
     is the free size of `val_dst`. What lies behind the K results the hardware does not write: NaN
     and all ones here. Of equal values the earlier one is the larger, which is not documented.
     """
-    groups, k = src.shape[0] // GROUP, out[0].shape[1]
+    groups, k = src.shape[0] // GROUP, out[0].size // out[0].shape[0]
     columns = rows(src).shape[1]
     snake = jnp.swapaxes(rows(src).reshape(groups, GROUP, columns), 1, 2).reshape(groups, -1)
     values, places = lax.top_k(snake[:, :n].astype(jnp.float32), k)

@@ -58,7 +58,7 @@ def tensor_copy(src: jax.Array, *, out: jax.ShapeDtypeStruct) -> jax.Array:
 
 
 @instruction(
-    Operand("dst", "accumulate"),
+    Operand("dst", "accumulate", indirect=True),
     reads("src", scalar=True),
     reads("predicate", dtypes=_PREDICATES, indirect=True),
     engines=("vector",),
@@ -78,10 +78,7 @@ def tensor_copy_predicated(
     previous: jax.Array | None,
     out: jax.ShapeDtypeStruct,
 ) -> jax.Array:
-    """`dst = src` where `predicate` is not 0 (where it is, if reversed); the rest stays.
-
-    `dst` has no indirection here, though NKI allows it.
-    """
+    """`dst = src` where `predicate` is not 0 (where it is, if reversed); the rest stays."""
     before = rows(undefined(out) if previous is None else previous)
     value = rows(src) if isinstance(src, jax.Array) else constant(src, out.dtype)
     return jnp.where((rows(predicate) != 0) ^ reverse_pred, value, before)

@@ -73,7 +73,7 @@ def nc_find_index8(data: jax.Array, vals: jax.Array, *, out: jax.ShapeDtypeStruc
     # The documentation's min(MIN_II, N) would make long rows free; it must be max.
     cost=streaming(of="data"),
     rules=(
-        elements_within("data", 8, MOST),
+        elements_within("data", 1, MOST),
         elements_within("vals", 8, 8, like="data"),
         elements_within("dst_idx", 8, 8, like="data"),
         same_size("dst", "data"),

@@ -93,6 +93,23 @@ def test_tensor_copy_predicated_of_a_number_onto_what_nobody_wrote() -> None:
     np.testing.assert_array_equal(result["dst"], np.float32([[1.5, np.nan]]))
 
 
+def test_tensor_copy_predicated_scatters() -> None:
+    x, before = floats(16, 32), floats(16, 64, seed=1)
+    predicate = np.random.default_rng(2).integers(0, 2, (16, 32)).astype(np.uint8)
+    index = np.random.default_rng(3).permutation(64)[:32].reshape(16, 2).astype(np.uint16)
+    result = run(
+        tensor_copy_predicated,
+        dst=tile(16, 64),
+        dst_index=index,
+        src=x,
+        predicate=predicate,
+        previous=before,
+    )
+    at, expected = index.flatten(order="F").astype(int), before.copy()
+    expected[:, at] = np.where(predicate != 0, x, before[:, at])
+    np.testing.assert_array_equal(result["dst"], expected)
+
+
 def test_tensor_copy_predicated_limits_and_cost() -> None:
     x, psum = tile(32, 1000), tile(32, 1000, memory="psum")
     predicate = tile(32, 1000, dtype="uint8")
