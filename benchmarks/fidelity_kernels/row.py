@@ -96,16 +96,21 @@ def dma_active_ps(timeline: Timeline) -> int:
     """Time in which at least one transfer moves bytes: the union of their intervals."""
     events = timeline.expand()
     dma = np.array(["/dma:" in lane for lane in timeline.lanes])
-    spans = events[dma[events[:, 5]]][:, 1:3]
-    spans = spans[np.argsort(spans[:, 0], kind="stable")]
-    reach = np.maximum.accumulate(spans[:, 1])
-    covered = np.concatenate([[0], reach[:-1]])
-    return int(np.maximum(spans[:, 1] - np.maximum(spans[:, 0], covered), 0).sum())
+    return _union(events[dma[events[:, 5]]][:, 1:3])
 
 
 def _busy(timeline: Timeline, engine: str) -> int:
-    spent = timeline.engines.get(f"core0/{engine}")
-    return (spent.busy if spent else 0) + _setup_ps(timeline)
+    """Time in which an engine sets itself up or has an instruction whose result is not there yet."""
+    events = timeline.expand()
+    own = np.array([lane == f"core0/{engine}" for lane in timeline.lanes])
+    return _union(events[own[events[:, 5]]][:, [1, 3]]) + _setup_ps(timeline)
+
+
+def _union(spans: np.ndarray) -> int:
+    """Time that at least one of the intervals covers."""
+    spans = spans[np.argsort(spans[:, 0], kind="stable")]
+    covered = np.concatenate([[0], np.maximum.accumulate(spans[:, 1])[:-1]])
+    return int(np.maximum(spans[:, 1] - np.maximum(spans[:, 0], covered), 0).sum())
 
 
 def _setup_ps(timeline: Timeline) -> int:
