@@ -51,7 +51,7 @@ def streaming(
         if _far_apart(instruction, core):
             elements = max(elements, 2 * free_size * min(engine.elements_per_cycle[rate], 1))
         cycles = engine_cycles(engine, elements, rate)
-        return Work(cycles, flops=flops * instruction[of].partitions * free_size)
+        return Work(cycles, flops=flops * instruction[of].partitions * free_size, mode=rate)
 
     return cost
 

@@ -140,6 +140,9 @@ class DmaWork:
     latency_ns: int = 0
     """Time from its start until the first byte moves, ns."""
 
+    least_ps: int = 0
+    """Time from its start to its end even if its own engines are faster (links of a collective)."""
+
 
 @dataclass(frozen=True)
 class Work:
@@ -160,6 +163,9 @@ class Work:
     array_tile: tuple[int, ...] = ()
     """Tensor engine: first row and column, rows and columns of the array that it uses, where it was
     told to leave the rest to others; () is all of it."""
+
+    mode: str = "1x"
+    """Vector, scalar and GpSimd engine: the rate, a key of `ComputeEngine.elements_per_cycle`."""
 
     background: bool = False
     """Tensor engine: whether it runs beside the instruction before it (v4 transposes)."""

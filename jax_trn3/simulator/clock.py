@@ -315,8 +315,8 @@ class Clock:
             cause = -1
         free[op.server] = issued + op.occupancy
         start = max(issued + op.latency, free[transfer.memory])
-        over = start + transfer.memory_ps
-        free[transfer.memory] = over
+        over = free[transfer.memory] = start + transfer.memory_ps
+        over = max(over, issued + transfer.least)
         begins = []
         for engine, busy in transfer.engines:
             begins.append(begin := max(start, free[engine]))

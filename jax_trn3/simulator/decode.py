@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from jax_trn3.hardware import Chip, NeuronCore
 from jax_trn3.isa import Access, Index, Instruction, Semaphore, Work
 
+from .allocation import pitch
 from .cells import Cells
 from .program import Loop, Node
 
@@ -76,6 +77,9 @@ class Transfer(NamedTuple):
 
     priority: int
     """Traffic class; lower goes first."""
+
+    least: int
+    """Time from its start to its end, at least, ps."""
 
 
 @dataclass(frozen=True)
@@ -209,8 +213,9 @@ class Decoder:
                 tuple((numbered[s], n) for s, n in instruction.wait),
                 tuple((numbered[s], n) for s, n in instruction.signal),
             )
-        build = {"tensor": self._matmul, "dma": self._dma}.get(
-            instruction.engine.partition(":")[0], self._plain
+        engine = instruction.engine.partition(":")[0]
+        build = {"tensor": self._matmul, "dma": self._dma, "collective": self._dma}.get(
+            engine, self._plain
         )
         op = build(number, instruction, place)
         return op._replace(
@@ -226,18 +231,25 @@ class Decoder:
         engine = getattr(self.core, instruction.engine)
         occupancy = picoseconds(self.work[number].cycles, engine.clock_hz)
         latency = picoseconds(getattr(engine, "latency_cycles", 0), engine.clock_hz)
-        ports = tuple(self._ports(instruction))
+        ports = tuple(self._ports(number, instruction, place))
         kind = Kind.PORTED if ports else Kind.PLAIN
         return Op(kind, self._engine(instruction), occupancy, latency, (), (), number, ports)
 
-    def _ports(self, instruction: Instruction) -> Iterator[int]:
-        """Ports of which Trainium1 has one for two engines (trainium2_arch.rst lifts both)."""
-        memories = {access.memory for _, access in instruction.operands}
-        engine, prefix = instruction.engine, f"core{instruction.core}/"
-        if self.core.shared_sbuf_port and engine in ("vector", "gpsimd") and "sbuf" in memories:
-            yield self.server(prefix + "sbuf port")
-        if self.core.shared_psum_port and engine in ("vector", "scalar") and "psum" in memories:
-            yield self.server(prefix + "psum port")
+    def _ports(self, number: int, instruction: Instruction, place: dict[int, int]) -> Iterator[int]:
+        """Ports to SBUF and PSUM that two engines share (trainium2_arch.rst says which)."""
+        core, prefix = self.core, f"core{instruction.core}/"
+        accesses = [access for _, access in instruction.operands]
+        if instruction.engine in ("vector", "gpsimd") and any(a.memory == "sbuf" for a in accesses):
+            wide = instruction.engine == "gpsimd" or self.work[number].mode in ("2x", "4x")
+            if core.shared_sbuf_port or (core.shared_mode_bus and wide):
+                yield self.server(prefix + "sbuf port")
+        if instruction.engine in ("vector", "scalar"):
+            in_psum = [access for access in accesses if access.memory == "psum"]
+            if core.shared_psum_port and in_psum:
+                yield self.server(prefix + "psum port")
+            elif core.shared_psum_banks:
+                banks = {bank for access in in_psum for bank in _banks(access, place, core)}
+                yield from (self.server(f"{prefix}psum bank {bank}") for bank in sorted(banks))
 
     def _matmul(self, number: int, instruction: Instruction, place: dict[int, int]) -> Op:
         tensor, work = self.core.tensor, self.work[number]
@@ -273,11 +285,27 @@ class Decoder:
             engines,
             self.server(f"{prefix}hbm"),
             math.ceil(hbm * 1e12 / self.hbm_bytes_per_s),
-            int(instruction.get("priority", 0)),
+            int(instruction.get("priority") or 0),
+            dma.least_ps,
         )
         self.transfers[number] = (engines, transfer.memory, transfer.memory_ps)
-        issue, latency = math.ceil(dma.issue_ns * 1000), math.ceil(dma.latency_ns * 1000)
+        issue = max(math.ceil(dma.issue_ns * 1000), dma.least_ps)
+        latency = math.ceil(dma.latency_ns * 1000)
         return Op(Kind.DMA, self._engine(instruction), issue, latency, (), (), number, transfer)
+
+
+def _banks(access: Access, place: dict[int, int], core: NeuronCore) -> set[int]:
+    """The PSUM banks in which an access lies."""
+    tile = access.tile
+    first = tile.address[1] if tile.address else 0
+    slots = [(_slot(access, place) + k) % tile.slots for k in range(access.slot_count)]
+    starts = [first + slot * pitch(tile, core) for slot in slots]
+    bank = core.psum_bank_bytes
+    return {
+        number
+        for start in starts
+        for number in range(start // bank, (start + tile.partition_bytes - 1) // bank + 1)
+    }
 
 
 def _slot(access: Access, place: dict[int, int]) -> int:

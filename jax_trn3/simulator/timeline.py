@@ -181,7 +181,7 @@ class Timeline:
         busy, waiting = self.total("start", "free"), self.total("issued", "start")
         lanes = np.array(self.lanes)
         spent = {}
-        for name in dict.fromkeys(lane for lane in self.lanes if "/dma:" not in lane):
+        for name in dict.fromkeys(lane for lane in self.lanes if not is_queue(lane)):
             own = lanes == name
             worked, waited = int(busy[own].sum()), int(waiting[own].sum())
             idle = self.time_ps - worked - waited
@@ -238,6 +238,11 @@ class Timeline:
                 over = sum(extra for repeat, extra in around[cause] if id(repeat) not in own)
                 rows[event] = first[cause] + over
         return rows
+
+
+def is_queue(lane: str) -> bool:
+    """Whether a lane is a queue of transfers or collectives: it has several at work at a time."""
+    return lane.partition("/")[2].startswith(("dma:", "collective"))
 
 
 def _expand(events: np.ndarray, repeats: list[Repeat], begin: int, end: int) -> np.ndarray:

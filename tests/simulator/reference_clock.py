@@ -76,6 +76,17 @@ def _meet(one: Any, other: Any) -> bool:
     )
 
 
+def _ports(step: Step, mode: str) -> Any:
+    """What Trainium2 and 3 have once for two engines; the program has one tile in PSUM, at byte 0."""
+    engine, accesses = step.instruction.engine, step.reads + step.writes
+    wide = engine == "gpsimd" or (engine == "vector" and mode in ("2x", "4x"))
+    if wide and any(tile.memory == "sbuf" for tile, _, _ in accesses):
+        yield "bus"
+    for tile, slots, _ in accesses:
+        if tile.memory == "psum" and engine in ("vector", "scalar"):
+            yield from {f"bank {slot * tile.shape[1] * 4 // 2048}" for slot in slots}
+
+
 def _is_transfer(step: Step) -> bool:
     return step.instruction.engine.startswith("dma")
 
@@ -154,8 +165,10 @@ class _Reference:
         if instruction.engine == "tensor":
             start, over = self._multiply(step, ready, busy, ps(work.load_cycles))
         else:
-            start = max(issued, ready)
+            ports = list(_ports(step, work.mode))
+            start = max([issued, ready, *(self.free.get(port, 0) for port in ports)])
             over = start + busy
+            self.free.update(dict.fromkeys(ports, over))
         self.free[instruction.engine] = over
         step.times = (issued, start, over, over + latency)
 
