@@ -35,19 +35,18 @@ def quantized_matmul(
 
     **Arguments:**
 
-    - `m`: A multiple of 128; above 512, of 512. A quantized tile is used m / 128 times.
+    - `m`: A multiple of 128. A quantized tile is used m / 128 times.
     - `k`, `n`: Multiples of 512.
     - `quantize`: Whether activations come in bfloat16; else in MXFP8, quantized by someone else.
     - `memory`: Where they are; in SBUF, all of them (k * n up to 4096 * 2048 beside 1024 rows).
 
     **Raises:** `ValueError` for other sizes.
     """
-    steps = {"m": ROWS if m < _GROUP * ROWS else _GROUP * ROWS, "k": CONTRACTED, "n": COLUMNS}
-    for name, size in {"m": m, "k": k, "n": n}.items():
-        if size % steps[name]:
-            raise ValueError(f"{name}={size} is not a multiple of {steps[name]}")
+    for name, size, step in (("m", m, ROWS), ("k", k, CONTRACTED), ("n", n, COLUMNS)):
+        if size < 1 or size % step:
+            raise ValueError(f"{name}={size} is not a multiple of {step}")
     depth, panels, height = k // CONTRACTED, n // COLUMNS, m // ROWS
-    group = min(_GROUP, height)
+    group = next(size for size in range(_GROUP, 0, -1) if height % size == 0)
     weights = _mx("weights", ROWS, height * depth, given=True)
     psum = Tile("psum", "psum", (ROWS, COLUMNS), "float32", slots=2 * _GROUP)
     result = Tile("result", "sbuf", (ROWS, COLUMNS), "bfloat16", slots=2 * _GROUP)
