@@ -163,6 +163,10 @@ SAMPLES: dict[str, Callable[[int], dict[str, Any]]] = {
     "register_load": lambda n: {"src": _sbuf(1, 1, dtype="int32"), "dst": _REGISTER},
     "register_store": lambda n: {"dst": _sbuf(1, 1, dtype="int32"), "src": _REGISTER},
     "nop": lambda n: {},
+    "collective": lambda n: {
+        "dst": _hbm(8, n), "src": _hbm(8, n), "kind": "all_reduce", "time_ps": 1_000_000,
+        "dma_bytes": 64 * n,
+    },
 }  # fmt: skip
 """Operands and parameters of a sample, by instruction and size."""
 

@@ -1,5 +1,6 @@
 """The instruction set: one table of what a NeuronCore's engines can do, at what price."""
 
+from . import collective as collective
 from . import dma as dma
 from . import gpsimd as gpsimd
 from . import gpsimd_gather as gpsimd_gather

@@ -37,6 +37,11 @@ def execute(
     for a sum that continues nothing, or a state that nobody made.
     """
     spec = instruction.spec
+    if instruction.engine == "collective":
+        raise ValueError(
+            f"{instruction.name} needs the operands of all ranks, not of one core: call "
+            "isa.collective.collective.meaning with them stacked"
+        )
     reads = [
         _value(instruction, operand, arrays)
         for operand in spec.operands

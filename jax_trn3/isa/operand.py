@@ -62,8 +62,8 @@ class Tile:
     """Memory that a program allocates as one: `slots` equal tiles, used in turn.
 
     Two slots are double buffering; a grid of blocks is as many slots as it has blocks. `tile[i]` is
-    slot i, `tile[i][0:64, :]` a part of it, `tile.run(4 * i, 4)` slots 4 * i to 4 * i + 3. A tile of
-    one slot is sliced directly: `tile[0:64, :]`.
+    slot i, `tile[i][0:64, :]` a part of it, `tile.run(4 * i, 4)` slots 4 * i to 4 * i + 3. A tile
+    of one slot is sliced directly: `tile[0:64, :]`.
     """
 
     name: str
@@ -162,7 +162,8 @@ class Access:
             object.__setattr__(self, "step", (1,) * rank)
         if not 1 <= self.slot_count <= self.tile.slots:
             raise ValueError(
-                f"tile {self.tile.name}: {self.slot_count} slots asked for, it has {self.tile.slots}"
+                f"tile {self.tile.name}: {self.slot_count} slots asked for, "
+                f"it has {self.tile.slots}"
             )
 
     def __getitem__(self, key: object) -> "Access":

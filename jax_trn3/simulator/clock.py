@@ -33,7 +33,7 @@ _TRANSFER_RANK = 16
 _PRIORITY_RANK = 64
 """Rank by which each lower traffic class stands back."""
 
-_MOST_PENDING = 64
+_MOST_PENDING = 1024
 """Transfers that can wait for their turn. More, and the first of them is served."""
 
 

@@ -73,7 +73,9 @@ def operands(instruction: Instruction) -> list[tuple[Access, bool]]:
     found = [(access, True) for access, role in named if role == "read"]
     for access, role in named:
         if role == "accumulate":
-            found.append((access, bool(instruction.get("accumulate"))))
+            # A matmul that is not told overwrites where a sum starts; others always keep something.
+            told = "accumulate" in instruction.spec.params
+            found.append((access, bool(instruction.get("accumulate")) or not told))
         elif role != "read":
             found.append((access, False))
     return found

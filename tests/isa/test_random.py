@@ -50,9 +50,7 @@ def test_numbers_and_states_are_those_of_xorwow(engine, generators, count):
 
 def test_dst_keeps_the_low_bits():
     seeds = np.random.default_rng(1).integers(0, 2**32, (4, 24), np.uint32)
-    arrays = run(
-        rand_set_state(sbuf(4, 24, dtype="uint32"), engine="vector"), {"src_seeds": seeds}
-    )
+    arrays = run(rand_set_state(sbuf(4, 24, dtype="uint32"), engine="vector"), {"src_seeds": seeds})
     wide = np.asarray(run(rng(sbuf(4, 12, dtype="uint32")), arrays)["dst"])
     for dtype in ("int8", "uint8", "int16", "uint16", "int32"):
         narrow = run(rng(sbuf(4, 12, dtype=dtype)), arrays)["dst"]
@@ -61,9 +59,7 @@ def test_dst_keeps_the_low_bits():
 
 def test_a_seed_gives_every_lane_its_own_numbers_and_always_the_same():
     def draw(seed):
-        state = run(
-            set_rng_seed(sbuf(1, 1, dtype="uint32")), {"src_seeds": np.uint32([[seed]])}
-        )
+        state = run(set_rng_seed(sbuf(1, 1, dtype="uint32")), {"src_seeds": np.uint32([[seed]])})
         return np.asarray(run(rng(sbuf(128, 64, dtype="uint32")), state)["dst"])
 
     first = draw(7)

@@ -121,7 +121,7 @@ class _Reference:
             self.rank[engine] = ready + 1
             step.ready_rank, step.rank = ready, ready + 16
             self.pending.append((ready, self.count, step))
-            if len(self.pending) > 64:
+            if len(self.pending) > 1024:
                 self.serve()
         else:
             step.rank = self.rank[engine] = ready + 1
