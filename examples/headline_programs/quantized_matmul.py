@@ -3,13 +3,13 @@
 [M, N] = [K, M].T @ [K, N]. The stationary operand, weights, lies quantized in SBUF; the moving one,
 activations, comes in bfloat16, four values of the contracted axis side by side as MX wants them,
 and VectorE quantizes each of its tiles once, for all M / 128 products that use it. ScalarE copies
-the results out of PSUM, so that VectorE does nothing else.
+the results out of PSUM, so that VectorE does nothing else; they go to HBM.
 """
 
 from collections.abc import Iterable
 from typing import Literal
 
-from jax_trn3.isa import Index, Instruction, Tile
+from jax_trn3.isa import Index, Instruction, Tile, as_index
 from jax_trn3.isa.dma import dma_copy
 from jax_trn3.isa.scalar import activation
 from jax_trn3.isa.tensor import nc_matmul_mx
@@ -24,8 +24,11 @@ ROWS, COLUMNS, CONTRACTED = 128, 512, 512
 _GROUP = 4
 """Results summed at the same time, at most: while four are summed, four are copied out."""
 
-_PANELS = 4
-"""Panels of activations, 512 columns each, in rotation."""
+_AHEAD = 2
+"""Panels of activations, 512 columns each, that are loaded before they are needed."""
+
+_PANELS = _AHEAD + 1
+"""Panels in rotation."""
 
 
 def quantized_matmul(
@@ -49,7 +52,8 @@ def quantized_matmul(
     group = next(size for size in range(_GROUP, 0, -1) if height % size == 0)
     weights = _mx("weights", ROWS, height * depth, given=True)
     psum = Tile("psum", "psum", (ROWS, COLUMNS), "float32", slots=2 * _GROUP)
-    result = Tile("result", "sbuf", (ROWS, COLUMNS), "bfloat16", slots=2 * _GROUP)
+    staged = Tile("staged", "sbuf", (ROWS, COLUMNS), "bfloat16", slots=2 * _GROUP)
+    result = Tile("result", "hbm", (ROWS, COLUMNS), "bfloat16", slots=height * panels)
 
     here, ready = memory == "sbuf", memory == "sbuf" and not quantize
     everything, window = depth * panels, depth * _PANELS
@@ -57,40 +61,47 @@ def quantized_matmul(
     shape, slots = (128, 4 * COLUMNS), everything if here else window
     plain = Tile("activations in bfloat16", "sbuf", shape, "bfloat16", slots, given=here)
 
-    def arrival(first: Index) -> Iterable[Node]:
-        """Brings the activations of a panel, where they are not there yet, as MXFP8."""
-        if not here:
-            for near in (plain,) if quantize else moving:
-                panel = near.run(first, depth)
-                far = Tile(f"{near.name}, hbm", "hbm", panel.shape, near.dtype, given=True)
-                yield dma_copy(panel, far, engine="dma:sync")
-        if quantize:
-            data, scales = moving
-            for index in range(depth):
-                place = first + index
-                yield quantize_mx(data[place], plain[place], scales[place])
+    def load(column: Index | int) -> Iterable[Instruction]:
+        """Brings a panel of activations to SBUF, where it is not there."""
+        for near in () if here else (plain,) if quantize else moving:
+            block = near.run(column * depth, depth)
+            far = Tile(f"{near.name}, hbm", "hbm", block.shape, near.dtype, panels, given=True)
+            yield dma_copy(block, far[column], engine="dma:sync")
 
-    def results(first: Index, column: Index, high: Index) -> Iterable[Node]:
+    def quantized(column: Index) -> Iterable[Instruction]:
+        """Makes it MXFP8, if it is not."""
+        data, scales = moving
+        for place in (column * depth + index for index in range(depth if quantize else 0)):
+            yield quantize_mx(data[place], plain[place], scales[place])
+
+    def results(column: Index, high: Index) -> Iterable[Node]:
         """`group` results from all tiles of the contracted axis."""
-        out = [(column * (height // group) + high) * group + row for row in range(group)]
+        place = column * height + high * group
+        out = [place + row for row in range(group)]
 
         def step(index: Index) -> Iterable[Instruction]:
-            right, right_scales = (part[first + index] for part in moving)
+            right, right_scales = (part[column * depth + index] for part in moving)
             for row in range(group):
-                place = (high * group + row) * depth + index
-                left, left_scales = (part[place] for part in weights)
+                left, left_scales = (part[(high * group + row) * depth + index] for part in weights)
                 yield nc_matmul_mx(psum[out[row]], left, right, left_scales, right_scales)
 
         yield loop(depth, step)
-        yield from (activation(result[place], psum[place], op="copy") for place in out)
+        yield from (activation(staged[slot], psum[slot], op="copy") for slot in out)
+        yield dma_copy(result.run(place, group), staged.run(place, group), engine="dma:gpsimd")
 
     def panel(column: Index) -> Iterable[Node]:
-        first = column * depth
-        yield from arrival(first)
-        yield loop(height // group, lambda high: results(first, column, high))
+        yield from quantized(column)
+        yield loop(height // group, lambda high: results(column, high))
 
+    # Transfers are carried out in the order of the text: loads stand before what they hide behind.
+    ahead = min(_AHEAD, panels)
+    body = [
+        *(copy for column in range(ahead) for copy in load(column)),
+        loop(panels - ahead, lambda column: [*load(column + ahead), *panel(column)]),
+        *(node for column in range(panels - ahead, panels) for node in panel(as_index(column))),
+    ]
     kind = "quantized on line" if quantize else "quantized before"
-    return program(f"mxfp8 matmul {m}x{k}x{n}, {kind}", [loop(panels, panel)])
+    return program(f"mxfp8 matmul {m}x{k}x{n}, {kind}", body)
 
 
 def _mx(name: str, columns: int, slots: int, given: bool) -> tuple[Tile, Tile]:

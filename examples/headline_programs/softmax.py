@@ -47,10 +47,10 @@ def softmax(
         raise ValueError(f"rows={rows} is not a multiple of {ROWS}")
     shape = (ROWS, columns)
     given = memory == "sbuf"
-    source = Tile("x", "hbm", shape, "bfloat16", _BUFFERS, given=True)
+    source = Tile("x", "hbm", shape, "bfloat16", rows // ROWS, given=True)
     x = Tile("x in sbuf", "sbuf", shape, "bfloat16", _BUFFERS, given=given)
     y = Tile("y in sbuf", "sbuf", shape, "bfloat16", _BUFFERS)
-    result = Tile("y", "hbm", shape, "bfloat16", _BUFFERS)
+    result = Tile("y", "hbm", shape, "bfloat16", rows // ROWS)
     largest, shift, total, scale = (
         Tile(name, "sbuf", (ROWS, 1), dtype, _BUFFERS) for name, dtype in _COLUMNS.items()
     )

@@ -24,7 +24,8 @@ def dma_stream(transfers: int, columns: int = 4096) -> Program:
 def vector_add(tiles: int, columns: int = 512) -> Program:
     """The sum of two float32 vectors in HBM, [128, `columns`] at a time."""
     shape = (128, columns)
-    a, b, total = (Tile(name, "hbm", shape, "float32", tiles, given=True) for name in "abc")
+    a, b = (Tile(name, "hbm", shape, "float32", tiles, given=True) for name in "ab")
+    total = Tile("c", "hbm", shape, "float32", tiles)
     near_a, near_b, near_total = (
         Tile(f"{name} in sbuf", "sbuf", shape, "float32", _BUFFERS) for name in "abc"
     )
