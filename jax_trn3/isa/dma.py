@@ -37,7 +37,7 @@ from .dma_work import (
     sendrecv_work,
     transpose_work,
 )
-from .dtypes import ANY, PLAIN
+from .dtypes import ANY, PLAIN, as_bits, from_bits
 from .rules import one_of, same_dtype, same_size
 from .spec import instruction, reads, writes
 
@@ -71,15 +71,16 @@ def _gathered(
 ) -> jax.Array:
     """Rows of src; where the index is outside those of `previous`."""
     flat, inside = _chosen(index, src.shape[0], oob_mode)
-    rows = src[jnp.where(inside, flat, 0)]
+    rows = from_bits(as_bits(src)[jnp.where(inside, flat, 0)], src.dtype)
     if oob_mode == "error":
         return rows
     if previous is None:
         raise ValueError(
             "oob_mode 'skip' leaves rows of dst as they are: what are they? (previous)"
         )
-    keep = previous.reshape(rows.shape).astype(rows.dtype)
-    return jnp.where(inside.reshape(-1, *[1] * (rows.ndim - 1)), rows, keep)
+    keep = as_bits(previous.reshape(rows.shape).astype(rows.dtype))
+    inside = inside.reshape(-1, *[1] * (rows.ndim - 1))
+    return from_bits(jnp.where(inside, as_bits(rows), keep), rows.dtype)
 
 
 def _scattered(
@@ -90,8 +91,12 @@ def _scattered(
         raise ValueError("rows of dst are written and the others stay: what are they? (previous)")
     flat, inside = _chosen(index, previous.shape[0], oob_mode)
     values = values.reshape(flat.shape[0], *previous.shape[1:])
-    rows = previous.astype(values.dtype).at[jnp.where(inside, flat, previous.shape[0])]
-    return rows.add(values, mode="drop") if add else rows.set(values, mode="drop")
+    where = jnp.where(inside, flat, previous.shape[0])
+    before = previous.astype(values.dtype)
+    if add:
+        return before.at[where].add(values, mode="drop")
+    bits = as_bits(before).at[where].set(as_bits(values), mode="drop")
+    return from_bits(bits, values.dtype)
 
 
 @instruction(
@@ -191,7 +196,7 @@ def dma_transpose(
         index = src_index.T.reshape(-1)[: out.shape[-1]]
         before = None if previous is None else previous.transpose(order)  # its own inverse
         src = _gathered(src, index, oob_mode, before)
-    return src.transpose(order)
+    return from_bits(as_bits(src).transpose(order), src.dtype)
 
 
 @instruction(

@@ -112,3 +112,16 @@ def _to_integer(values: jax.Array, target: np.dtype[Any]) -> jax.Array:
     ends = jnp.where(rounded < 0, target.type(limits.min), target.type(limits.max))
     ends = jnp.where(jnp.isnan(values), target.type(0), ends)
     return jnp.where(inside, jnp.where(inside, rounded, 0).astype(target), ends)
+
+
+def as_bits(values: jax.Array) -> jax.Array:
+    """Floats of 8 bits or more as unsigned integers, for operations that only move them: XLA moves
+    narrow floats by way of wider ones, which changes the bits of a NaN."""
+    if not jnp.issubdtype(values.dtype, jnp.floating) or values.dtype == ml_dtypes.float4_e2m1fn:
+        return values
+    return lax.bitcast_convert_type(values, f"uint{8 * values.dtype.itemsize}")
+
+
+def from_bits(bits: jax.Array, dtype: Any) -> jax.Array:
+    """The inverse of `as_bits`."""
+    return bits if bits.dtype == dtype else lax.bitcast_convert_type(bits, dtype)

@@ -7,11 +7,10 @@ an index of fewer partitions than a group holds, and what two equal offsets of a
 not documented: we take all that are there, and the last one stays.
 """
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 
+from .dtypes import as_bits, from_bits
 from .operand import Access
 
 _GROUP = {"tensor": 32}  # the others: 16 (nki/api/nki/language/__init__.py, indirect)
@@ -42,10 +41,12 @@ def gather(data: jax.Array, index: jax.Array, engine: str) -> jax.Array:
     A packed tile keeps its last axis of 4 (`data` is then [P, F, 4]).
     """
     where = partition_offsets(index, engine)
-    return jax.vmap(lambda row, at: row[at])(data, where)
+    gathered = jax.vmap(lambda row, at: row[at])(as_bits(data), where)
+    return from_bits(gathered, data.dtype)
 
 
-def scatter(previous: jax.Array, values: jax.Array, index: jax.Array, engine: str) -> Any:
+def scatter(previous: jax.Array, values: jax.Array, index: jax.Array, engine: str) -> jax.Array:
     """`previous` with the values [P, offsets] at the offsets of `index`."""
     where = partition_offsets(index, engine)
-    return jax.vmap(lambda row, at, new: row.at[at].set(new))(previous, where, values)
+    put = jax.vmap(lambda row, at, new: row.at[at].set(new))
+    return from_bits(put(as_bits(previous), where, as_bits(values)), previous.dtype)

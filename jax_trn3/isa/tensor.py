@@ -11,7 +11,7 @@ from jax_trn3.numerics import SCALE_DTYPE, dequantize, gather_scales, quads_to_b
 from jax_trn3.numerics.hardware_layout import SCALE_OFFSETS
 
 from .cost import engine_cycles
-from .dtypes import FLOATS, FP8, FP32, MX, PLAIN
+from .dtypes import FLOATS, FP8, FP32, MX, PLAIN, as_bits, from_bits
 from .rules import one_of
 from .spec import Instruction, Operand, Work, instruction, reads, writes
 from .tensor_rules import (
@@ -169,14 +169,15 @@ def _transposed_by(data: jax.Array, identity: jax.Array, out: jax.ShapeDtypeStru
     """Row n of the moving operand's transpose says which row of `data` comes out as column n."""
     identity = identity.reshape(identity.shape[0], -1)
     rows = jnp.argmax(identity.astype(jnp.float32) != 0, axis=0)
-    return _moved(data.reshape(data.shape[0], -1)[rows].T, out)
+    return _transposed(data, out, rows)
 
 
-def _moved(data: jax.Array, out: jax.ShapeDtypeStruct) -> jax.Array:
-    """The same bits; of float8 as 16 bits, if that is what is written."""
-    if data.dtype.itemsize == 1 and out.dtype == jnp.uint16:
-        return lax.bitcast_convert_type(data, jnp.uint8).astype(jnp.uint16)
-    return data
+def _transposed(
+    data: jax.Array, out: jax.ShapeDtypeStruct, rows: jax.Array | slice = slice(None)
+) -> jax.Array:
+    """The bits of (these rows of) `data`, transposed; of float8 in 16 bits where `out` has them."""
+    bits = as_bits(data.reshape(data.shape[0], -1))[rows].T
+    return bits if out.dtype == jnp.uint16 else from_bits(bits, data.dtype)
 
 
 def _scale(name: str) -> Operand:
@@ -273,4 +274,4 @@ def nc_transpose(data: jax.Array, *, out: jax.ShapeDtypeStruct) -> Any:
     On TensorE as `nc_matmul(is_transpose=True)` with an identity (on NeuronCore-v2 not exact there
     with NaN or infinities; exact here).
     """
-    return _moved(data.reshape(data.shape[0], -1).T, out)
+    return _transposed(data, out)

@@ -398,3 +398,13 @@ def test_transpose_costs():
         assert nc_transpose.cost(vector, core).cycles == 64
     slow = dataclasses.replace(V4, tensor=dataclasses.replace(V4.tensor, min_moving_cycles=200))
     assert nc_transpose.cost(tensor, slow).cycles == 200
+
+
+@pytest.mark.parametrize("dtype", ["float8_e4m3", "float8_e5m2", "bfloat16"])
+def test_vector_transpose_keeps_the_bits_of_nan(dtype):
+    instruction = nc_transpose(sbuf(32, 16, dtype=dtype), sbuf(16, 32, dtype=dtype))
+    element = values(instruction["data"]).dtype
+    every = np.arange(256, dtype=np.uint8)
+    x = np.tile(every, 2 * element.itemsize).view(element).reshape(16, 32)
+    got = run(instruction, data=x)
+    np.testing.assert_array_equal(bits(got), bits(np.ascontiguousarray(x.T)))
