@@ -149,14 +149,13 @@ def _free_pattern(access: Access) -> list[tuple[int, int]]:
 
 def _index(of: str, index: Access, instruction: Instruction, core: NeuronCore) -> Iterator[str]:
     """Where the offsets of an indirect operand may lie (nki.isa docstrings, "Tensor
-    indirection")."""
+    indirection"). Scales of MX tiles share the index of their data, but not its place."""
     engine, access = instruction.engine, instruction[of]
-    if engine.startswith("dma"):
-        return
+    operand = next(o for o in instruction.spec.operands if o.name == of)
     if core.generation < 4:
         yield f"{of}_index: NeuronCore-v4 is the first to gather and scatter along the free axis"
         return
-    if index.partitions != access.partitions:
+    if index.partitions != access.partitions and not operand.quadrant_starts:
         yield (
             f"{of}_index has {index.partitions} partitions and {of} {access.partitions}; "
             "they must agree"
@@ -170,14 +169,13 @@ def _index(of: str, index: Access, instruction: Instruction, core: NeuronCore) -
             f"{of}_index starts at partition {start}; it must start at a quadrant, "
             f"a multiple of {core.quadrant_partitions}"
         )
-    gathered = next(o.role == "read" for o in instruction.spec.operands if o.name == of)
-    if gathered and first_partition(access) != start:
+    if operand.role != "read":
+        yield from _scattered(of, start, instruction, core)
+    elif first_partition(access) != start and not operand.quadrant_starts:
         yield (
             f"{of} starts at partition {first_partition(access)} and {of}_index at {start}; "
             "an operand that is gathered starts where its index does"
         )
-    elif not gathered:
-        yield from _scattered(of, start, instruction, core)
 
 
 def _scattered(of: str, start: int, instruction: Instruction, core: NeuronCore) -> Iterator[str]:

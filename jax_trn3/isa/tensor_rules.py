@@ -154,7 +154,8 @@ def _row_sizes(core: NeuronCore) -> tuple[int, ...]:
 
 def tiling(instruction: Instruction, core: NeuronCore) -> Iterator[str]:
     """tile_position and tile_size are given together: a part of the array, in halves or (from
-    NeuronCore-v3 on) quarters, that holds the stationary tile."""
+    NeuronCore-v3 on) quarters, that holds the stationary tile. (nki.isa's prose has columns in
+    parts, its parameters whole ones only: the prose counts here.)"""
     size, position = instruction.get("tile_size"), instruction.get("tile_position")
     if not size and not position:
         return

@@ -338,6 +338,33 @@ def test_mx_limits(instruction, words):
     assert "NeuronCore-v4 is the first to have it" in problems(instruction, V3)
 
 
+def test_mx_gathers_data_and_scales_by_one_index():
+    stationary, moving = (sbuf(64, f, dtype="float8_e4m3fn_x4") for f in (50, 8))
+    scale, index = sbuf(36, 50, dtype="uint8"), sbuf(64, 1, dtype="uint16")
+    instruction = nc_matmul_mx(
+        psum(32, 8), stationary, moving, scale, sbuf(64, 8, dtype="uint8"),
+        stationary_index=index, stationary_scale_index=index,
+    )  # fmt: skip
+    check(instruction, V4)
+    a, b, random = values(stationary, 1), values(moving, 2), np.random.default_rng(3)
+    sa, sb = (random.integers(120, 134, shape).astype(np.uint8) for shape in ((36, 50), (64, 8)))
+    where = random.integers(0, 50, (64, 1)).astype(np.uint16)
+    of_partition = np.repeat(where.reshape(2, 32), 32, axis=0)  # offsets of its group
+    left = np.take_along_axis(
+        dequantized(a, np.pad(sa, ((0, 28), (0, 0)))), of_partition[..., None], 1
+    )
+    want = np.einsum("kiq,kjq->ij", left, dequantized(b, sb))
+    got = run(
+        instruction, stationary=a, moving=b, stationary_scale=sa, moving_scale=sb,
+        stationary_index=where, stationary_scale_index=where,
+    )  # fmt: skip
+    np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5 * np.abs(want).max())
+    alone = nc_matmul_mx(
+        psum(32, 8), stationary, moving, scale, sbuf(64, 8, dtype="uint8"), stationary_index=index
+    )
+    assert "they must be the same" in problems(alone)
+
+
 def test_mx_costs_what_bfloat16_does_at_four_times_the_work():
     work, plain = nc_matmul_mx.cost(mx(), V4), nc_matmul.cost(matmul(), V4)
     assert work.cycles == plain.cycles == 512
