@@ -14,7 +14,16 @@ from fidelity_kernels.row import Row, dma_active_ps
 
 from jax_trn3.simulator import Timeline, simulate
 
-FAMILIES = ("matmul", "vector_add", "dma", "elementwise", "gemm_fp32", "scan", "attention")
+FAMILIES = (
+    "matmul",
+    "vector_add",
+    "dma",
+    "elementwise",
+    "gemm_fp32",
+    "scan",
+    "attention",
+    "projection",
+)
 
 
 def rows(kind: str) -> list[Row]:

@@ -28,12 +28,9 @@ def mixed_modes(free: int) -> Program:
         load, store = ("gpsimd", "gpsimd") if mode == "swdge" else ("sync", "scalar")
         places = range(4 * number, 4 * number + 4)
         nodes += [
-            dma_copy(tile[i], given[:, 0:free], engine=f"dma:{load}", dge_mode=mode)
-            for i in places
+            dma_copy(tile[i], given[:, 0:free], engine=f"dma:{load}", dge_mode=mode) for i in places
         ]
-        nodes += [
-            dma_copy(out[i], tile[i], engine=f"dma:{store}", dge_mode=mode) for i in places
-        ]
+        nodes += [dma_copy(out[i], tile[i], engine=f"dma:{store}", dge_mode=mode) for i in places]
     for i in range(4):
         nodes.append(dma_transpose(flat[i], given[0:16, 0:128], dge_mode="hwdge"))
     for i in range(4):

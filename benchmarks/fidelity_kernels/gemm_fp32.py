@@ -177,9 +177,7 @@ def swiglu(m: int, n: int, k: int) -> Program:
     final = _sbuf("final", k)
 
     def down_block(i: Index):
-        nodes = [
-            dma_copy(again[i * rows + r], product_hbm[i * rows + r]) for r in range(rows)
-        ]
+        nodes = [dma_copy(again[i * rows + r], product_hbm[i * rows + r]) for r in range(rows)]
         for row in range(4):
             for half in range(2):
                 place = 2 * row + half

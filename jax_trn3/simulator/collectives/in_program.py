@@ -1,6 +1,7 @@
 """Collectives among a core's other instructions: they run beside them and share its DMA engines."""
 
 import math
+from typing import Any
 
 from jax_trn3.hardware import Topology
 from jax_trn3.isa import Access, Instruction, Origin
@@ -9,6 +10,8 @@ from jax_trn3.isa.collective import collective as instruction
 from ..program import Loop, Node, loop
 from .choose import collective
 from .groups import Groups
+from .network import Memory
+from .plan import Kind
 from .result import StepTime
 
 _MOST_PARTS = 256
@@ -16,7 +19,7 @@ _MOST_PARTS = 256
 
 
 def collective_in_program(
-    kind: str,
+    kind: Kind,
     dst: Access,
     src: Access,
     topology: Topology,
@@ -47,13 +50,13 @@ def collective_in_program(
     **Raises:** What `collective` raises.
     """
     size = max(dst.bytes, src.bytes) if num_bytes is None else num_bytes
-    memory = "sbuf" if src.memory == dst.memory == "sbuf" else "hbm"
+    memory: Memory = "sbuf" if src.memory == dst.memory == "sbuf" else "hbm"
     time = collective(
         kind, size, topology, groups=groups, algorithm=algorithm, memory=memory, pairs=pairs
     )
     dma = topology.chip.core.dma
     burst = dma.count * dma.collective_packet_bytes
-    given = {"kind": kind, "op": op, "priority": priority, "core": core, "origin": origin}
+    given: dict[str, Any] = {"kind": kind, "op": op, "priority": priority, "core": core, "origin": origin}
 
     def trigger(part_ps: int) -> Instruction:
         return instruction(dst, src, time_ps=part_ps, parts=2, **given)

@@ -175,7 +175,7 @@ class Network:
         server = np.concatenate([use[1] for use in links])
         work = np.concatenate([use[2] for use in links])
         servers, used = _numbered(server)
-        total = np.bincount(used, work, len(servers))
+        total = np.bincount(used, work, len(servers)).astype(np.float64)
         duration = np.ceil(total * self._ps_per_work[servers % self._per_chip]).astype(np.int64)
         return Load(servers, total, duration, transfer, used, latency, devices)
 
