@@ -36,10 +36,10 @@ def partition_offsets(index: jax.Array, engine: str) -> jax.Array:
 
 
 def gather(data: jax.Array, index: jax.Array, engine: str) -> jax.Array:
-    """Tile [P, ...] -> [P, offsets]: element `i` is the one at the partition's offset `i`. The index
-    may have more partitions (that of MX data is also that of its scales).
+    """Tile [P, ...] -> [P, offsets]: element `i` is the one at the partition's offset `i`.
 
-    A packed tile keeps its last axis of 4 (`data` is then [P, F, 4]).
+    The index may have more partitions (that of MX data is also that of its scales). A packed tile
+    keeps its last axis of 4 (`data` is then [P, F, 4]).
     """
     where = partition_offsets(index, engine)[: data.shape[0]]
     gathered = jax.vmap(lambda row, at: row[at])(as_bits(data), where)
