@@ -13,7 +13,7 @@ from jax_trn3.isa.spec import Rule
 
 PAGE = Path(__file__).parents[1] / "docs" / "isa.md"
 CORES = (NEURON_CORE_V2, NEURON_CORE_V3, NEURON_CORE_V4)
-ENGINES = ("tensor", "vector", "scalar", "gpsimd", "dma", "sync")
+ENGINES = ("tensor", "vector", "scalar", "gpsimd", "dma", "sync", "collective")
 GROUPS = {
     "any": ANY, "plain": PLAIN, "floats": FLOATS, "integers": INTEGERS, "fp32": FP32, "fp16": FP16,
     "fp8": FP8, "mx": MX, "index": INDEX,
