@@ -190,15 +190,12 @@ def quantization() -> Iterator[Headline]:
         1.0,
         f"waits for its first tile; TensorE works {used:.1%}, {alone:.1%}",
     )
-    for memory, published, source, note in (
-        (
-            "sbuf",
-            2,
-            "mxfp-matmul.rst",
-            f"{cost_of_quantizing(1, 'sbuf'):.2f}x the time if used once",
-        ),
+    once = f"{cost_of_quantizing(1, 'sbuf'):.2f}x the time if used once"
+    cases: tuple[tuple[Memory, float | None, str, str], ...] = (
+        ("sbuf", 2, "mxfp-matmul.rst", once),
         ("hbm", None, "-", "DMA of bfloat16 is slower than VectorE"),
-    ):
+    )
+    for memory, published, source, note in cases:
         free = next(uses for uses in _USES if cost_of_quantizing(uses, memory) <= _FREE)
         yield Headline(
             f"  free if a tile from {memory.upper()} is used so often",
