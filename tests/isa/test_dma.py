@@ -7,7 +7,9 @@ import isa_cases
 import ml_dtypes
 import numpy as np
 import pytest
-from isa_cases import CORES, V2, V3, V4, bits, float64, hbm, problems, psum, sbuf, values
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from isa_cases import CORES, V2, V3, V4, bits, float64, hbm, problems, psum, sbuf, tile, values
 
 from jax_trn3.isa import Tile, execute
 from jax_trn3.isa.dma import dma_compute, dma_copy, dma_transpose, sendrecv
@@ -201,16 +203,22 @@ def test_partitions_choose_their_engines():
         assert sum(work.engine_ps) / len(engines) == pytest.approx(ns * 1e3, abs=1)
 
 
-def test_what_stays_in_hbm_is_dealt_out_packet_by_packet():
+def test_what_stays_in_hbm_is_spread_evenly():
     copy = dma_copy(hbm(40, 1024), hbm(40, 1024))
     work = dma_copy.cost(copy, V4).dma
     packet = 4096 / 38.4 + V4.dma.packet_overhead_ns
     assert work.packets == 40
-    assert (
-        list(work.engine_ps)
-        == [math.ceil(3 * packet * 1e3)] * 8 + [math.ceil(2 * packet * 1e3)] * 8
-    )
+    assert work.engine_ps == (math.ceil(2.5 * packet * 1e3),) * 16
     assert (work.bytes_read_hbm, work.bytes_written_hbm) == (163840, 163840)
+
+
+def test_packets_of_small_rows_cover_a_burst_of_hbm():
+    """64 bytes are 16 rows of 4: one packet for the 8 partitions of an engine."""
+    for partitions, packets in ((1, 1), (8, 1), (9, 2), (16, 2), (128, 16)):
+        work = dma_copy.cost(dma_copy(sbuf(partitions, 1), hbm(partitions, 1)), V4).dma
+        assert work.packets == packets
+        one = V4.dma.packet_overhead_ns + min(partitions, 8) * 4 / 38.4
+        assert work.engine_ps[0] == math.ceil(one * 1e3)
 
 
 def test_single_elements_are_a_packet_each():
@@ -248,6 +256,30 @@ def test_time_follows_the_machine():
     assert time_us(copy, dataclasses.replace(V4, dma=fast)) == pytest.approx(
         2**17 / 76.8e3, rel=1e-5
     )
+
+
+SHAPES = st.tuples(st.integers(1, 128), st.integers(1, 3), st.integers(1, 5000))
+
+
+@settings(max_examples=60)
+@given(SHAPES, st.sampled_from(["uint8", "bfloat16", "float32"]), st.sampled_from(["sbuf", "hbm"]))
+def test_no_transfer_beats_its_bandwidth_and_more_takes_longer(shape, dtype, memory):
+    """Laws 1 and 2 of the simulator."""
+    part = Tile("x", "hbm", (shape[0], shape[1] + 1, shape[2]), dtype).all[:, : shape[1]]
+    more = Tile("x", "hbm", (shape[0], shape[1] + 1, shape[2] + 1), dtype).all[:, : shape[1]]
+    fast = dataclasses.replace(V4, dma=dataclasses.replace(V4.dma, engine_bytes_per_s=10**11))
+    rows = min(shape[0] + 7, 128)
+    wider = Tile("x", "hbm", (rows, shape[1] + 1, shape[2]), dtype).all[:, : shape[1]]
+    small, large, taller = (dma_copy(tile(memory, x.shape, dtype), x) for x in (part, more, wider))
+    work = dma_copy.cost(small, V4).dma
+    assert len(work.engine_ps) == V4.dma.count
+    assert sum(work.engine_ps) >= part.bytes / V4.dma.engine_bytes_per_s * 1e12
+    assert work.packets >= part.bytes / V4.dma.packet_bytes
+    for longer, core in ((large, V4), (taller, V4)):
+        assert all(
+            a <= b for a, b in zip(work.engine_ps, dma_copy.cost(longer, core).dma.engine_ps)
+        )
+    assert all(a >= b for a, b in zip(work.engine_ps, dma_copy.cost(small, fast).dma.engine_ps))
 
 
 # dma_transpose
