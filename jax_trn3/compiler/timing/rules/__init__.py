@@ -1,0 +1,23 @@
+"""One rule a class of operations: what a good Trainium compiler would make of it."""
+
+from collections.abc import Callable
+
+from jax_trn3.hardware import Chip
+
+from ..group import Group, Plan
+
+Rule = Callable[[Group, Chip], Plan]
+
+RULES: dict[str, Rule] = {}
+"""By name, as in `Group.rule`."""
+
+
+def rule(name: str) -> Callable[[Rule], Rule]:
+    """Enters a function into `RULES`. Kernels register theirs under an operation's own name
+    ("trn3.dot_product_attention"), in place of ours."""
+
+    def enter(function: Rule) -> Rule:
+        RULES[name] = function
+        return function
+
+    return enter
