@@ -19,7 +19,7 @@ def mixed_modes(free: int) -> Program:
     hardware's; loads on SyncE's queue and stores on ScalarE's, software's on GpSimdE's.
     """
     given = Tile("input", "hbm", (128, 8192), "bfloat16", given=True)
-    out = Tile("output", "hbm", (128, free), "bfloat16", slots=16)
+    out = Tile("output", "hbm", (128, 8192), "bfloat16", slots=16)
     tile = Tile("tile", "sbuf", (128, free), "bfloat16", slots=16)
     flat = Tile("flat", "sbuf", (128, 16), "bfloat16", slots=4)
     turned = Tile("turned", "sbuf", (128, 16), "bfloat16", slots=4)
@@ -30,7 +30,7 @@ def mixed_modes(free: int) -> Program:
         nodes += [
             dma_copy(tile[i], given[:, 0:free], engine=f"dma:{load}", dge_mode=mode) for i in places
         ]
-        nodes += [dma_copy(out[i], tile[i], engine=f"dma:{store}", dge_mode=mode) for i in places]
+        nodes += [dma_copy(out[i][:, 0:free], tile[i], engine=f"dma:{store}", dge_mode=mode) for i in places]
     for i in range(4):
         nodes.append(dma_transpose(flat[i], given[0:16, 0:128], dge_mode="hwdge"))
     for i in range(4):

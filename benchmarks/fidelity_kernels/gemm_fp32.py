@@ -12,7 +12,8 @@ from jax_trn3.isa import Access, Index, Instruction, Tile
 from jax_trn3.isa.dma import dma_copy
 from jax_trn3.isa.scalar import activation
 from jax_trn3.isa.tensor import nc_matmul, nc_transpose
-from jax_trn3.isa.vector import reciprocal, tensor_scalar, tensor_tensor
+from jax_trn3.isa.vector import reciprocal, tensor_tensor
+from jax_trn3.isa.vector_move import memset
 from jax_trn3.simulator import Program, loop, program
 
 from .row import Row, engine_share, hfu, read_mb, total_us, written_mb
@@ -88,6 +89,88 @@ def matmul(m: int, n: int, k: int) -> Program:
     return program("matmul fp32", [loop(n // 1024 * (m // 128), rows)])
 
 
+def transposed_left(m: int, n: int, k: int) -> Program:
+    """[k, m].T @ [k, n]: nothing to transpose; blocks of 1024 x 1024 of the result, all of k in SBUF.
+
+    Assumed: the last columns, which do not fill a block of 1024, as their share of one.
+    """
+    left_hbm = Tile("left", "hbm", (k, m), "float32", given=True)
+    right_hbm = Tile("right", "hbm", (k, n), "float32", given=True)
+    out = Tile("out", "hbm", (128, 1024), "float32", slots=8)
+    rows = k // 128
+    left, right = _sbuf("left rows", 1024, rows + 4), _sbuf("right rows", 1024, rows + 4)
+    result, sums = _sbuf("result", 1024), _psum("sums", 512, 4)
+
+    def columns(i: Index, j: Index | int, width: int):
+        at = (i * (n // 1024 + 1) + j) * rows
+        halves = [slice(c, min(c + 512, width)) for c in range(0, width, 512)]
+        nodes = [
+            dma_copy(right[at + r][:, 0:width], right_hbm[0:128, 0:width]) for r in range(rows)
+        ]
+        for block in range(8):
+            for h, half in enumerate(halves):
+                into = sums[2 * block + h][:, 0 : half.stop - half.start]
+                nodes += [
+                    nc_matmul(
+                        into,
+                        left[i * rows + r][:, 128 * block : 128 * (block + 1)],
+                        right[at + r][:, half],
+                        accumulate=r > 0,
+                    )
+                    for r in range(rows)
+                ]
+                nodes.append(_copy(result[block][:, half], into))
+            store = dma_copy(out[block][:, 0:width], result[block][:, 0:width], engine=_STORE)
+            nodes.append(store)
+        return nodes
+
+    def block_of_rows(i: Index):
+        loads = [dma_copy(left[i * rows + r], left_hbm[0:128, 0:1024]) for r in range(rows)]
+        full, rest = divmod(n, 1024)
+        last = columns(i, full, rest) if rest else []
+        return [*loads, loop(full, lambda j: columns(i, j, 1024)), *last]
+
+    return program("matmul of a transposed left operand", [loop(m // 1024, block_of_rows)])
+
+
+def batched(batch: int, m: int, n: int, k: int) -> Program:
+    """`batch` products [m, k] @ [k, n] with k = 64: half of the array's rows, and mostly stores."""
+    left_hbm = Tile("left", "hbm", (m, k), "float32", given=True)
+    right_hbm = Tile("right", "hbm", (k, n), "float32", given=True)
+    out = Tile("out", "hbm", (128, 1024), "float32", slots=8)
+    left = _sbuf("left rows", k, 8)
+    turned = Tile("left transposed", "sbuf", (k, 1024), "float32", slots=2)
+    right = Tile("right", "sbuf", (k, 1024), "float32", slots=2)
+    blocks = Tile("blocks", "psum", (k, 128), "float32", slots=8)
+    sums, result = _psum("sums", 512, 4), _sbuf("result", 1024, 4)
+
+    def columns(i: Index):
+        def rows(j: Index):
+            nodes: list[Instruction] = []
+            for block in range(8):
+                part = slice(128 * block, 128 * (block + 1))
+                nodes += [
+                    dma_copy(left[block], left_hbm[0:128, 0:k]),
+                    nc_transpose(blocks[block], left[block]),
+                    _copy(turned[j][:, part], blocks[block]),
+                ]
+            for block in range(8):
+                part = slice(128 * block, 128 * (block + 1))
+                for half in range(2):
+                    half_of = slice(512 * half, 512 * (half + 1))
+                    into = sums[2 * block + half]
+                    nodes += [
+                        nc_matmul(into, turned[j][:, part], right[i][:, half_of], accumulate=False),
+                        _copy(result[block][:, half_of], into),
+                    ]
+                nodes.append(dma_copy(out[block], result[block], engine=_STORE))
+            return nodes
+
+        return [dma_copy(right[i], right_hbm[0:k, 0:1024]), loop(m // 1024, rows)]
+
+    return program("batched matmul fp32", [loop(batch * (n // 1024), columns)])
+
+
 def swiglu(m: int, n: int, k: int) -> Program:
     """(silu(x @ gate) * (x @ up)) @ down, x [m, k], gate and up [k, n], down [n, k].
 
@@ -106,6 +189,7 @@ def swiglu(m: int, n: int, k: int) -> Program:
     turned = _sbuf("x transposed", parts * 512, blocks_m)
     w = _sbuf("weight rows", 1024, parts)
     result, gate = _sbuf("result", 512), _sbuf("gate tile", 512)
+    one = Tile("one", "sbuf", (128, 1), "float32")
     inner, product = _sbuf("silu", 512), _sbuf("product tile", 512)
     blocks, sums = _psum("blocks", 128, 8), _psum("sums", 512, 4)
 
@@ -161,7 +245,7 @@ def swiglu(m: int, n: int, k: int) -> Program:
                     dma_copy(gate[c], gate_hbm[place]),
                     *dot(sums[c], j, c),
                     activation(inner[c], gate[c], scale=-1.0, op="exp"),
-                    tensor_scalar(inner[c], inner[c], 1.0, op0="add"),
+                    activation(inner[c], inner[c], one, op="copy"),
                     reciprocal(inner[c], inner[c]),
                     tensor_tensor(inner[c], gate[c], inner[c], op="multiply"),
                     tensor_tensor(product[c], inner[c], sums[c], op="multiply"),
@@ -195,6 +279,7 @@ def swiglu(m: int, n: int, k: int) -> Program:
         return nodes
 
     body = [
+        memset(one, value=1.0),
         loop(blocks_m, turn),
         loop(columns, gate_columns),
         loop(blocks_m, turn),
@@ -230,4 +315,22 @@ ROWS = (
         _NKIBENCH,
     ),
 )
-ASIDE = ()
+
+ASIDE = (
+    Row(
+        "A11",
+        "matmul, transposed left operand fp32",
+        TRAINIUM1,
+        lambda: transposed_left(4096, 10944, 2048),
+        (total_us(9_610), hfu(0.435, counted=0.5), read_mb(392.2), written_mb(179.3)),
+        _NKIBENCH,
+    ),
+    Row(
+        "A12",
+        "batched matmul, 16 x 4096 x 64 x 4096 fp32",
+        TRAINIUM1,
+        lambda: batched(16, 4096, 4096, 64),
+        (total_us(4_611), engine_share("scalar", 0.373), written_mb(1_086.3)),
+        _NKIBENCH,
+    ),
+)

@@ -20,7 +20,6 @@ from .row import (
     Row,
     dma_gb_per_s,
     dma_us,
-    engine_share,
     engine_us,
     hfu,
     tensor_tflops,
@@ -40,10 +39,10 @@ def _store(dst: Access, src: Access, dge_mode: str) -> Instruction:
 
 
 def _matrices(m: int, k: int, n: int, dtype: str) -> tuple[Tile, Tile, Tile]:
-    """The operands whole, and the result as tiles of [128, 512]."""
+    """The operands whole, and the result as rows of tiles."""
     lhs = Tile("lhsT", "hbm", (k, m), dtype, given=True)
     rhs = Tile("rhs", "hbm", (k, n), dtype, given=True)
-    return lhs, rhs, Tile("result", "hbm", (M_TILE, N_TILE), dtype, slots=_RESULTS)
+    return lhs, rhs, Tile("result", "hbm", (M_TILE, n), dtype, slots=_RESULTS)
 
 
 def _finish(
@@ -52,7 +51,7 @@ def _finish(
     """A result tile from PSUM through SBUF to HBM."""
     return [
         tensor_copy(sbuf[place], psum[place], engine="vector"),
-        _store(out[place], sbuf[place], dge_mode),
+        _store(out[place][:, 0:N_TILE], sbuf[place], dge_mode),
     ]
 
 
@@ -165,7 +164,7 @@ def fully_blocked(m: int, k: int, n: int, dtype: str, dge_mode: str = "none") ->
     width_m, width_n = block_m * M_TILE, block_n * N_TILE
     lhs = Tile("lhsT", "hbm", (k, m), dtype, given=True)
     rhs = Tile("rhs", "hbm", (k, n), dtype, given=True)
-    out = Tile("result", "hbm", (M_TILE, width_n), dtype, slots=_RESULTS)
+    out = Tile("result", "hbm", (M_TILE, n), dtype, slots=_RESULTS)
     left = Tile("left", "sbuf", (K_TILE, width_m), dtype, slots=2 * block_k)
     right = Tile("right", "sbuf", (K_TILE, width_n), dtype, slots=2 * block_k)
     psum = Tile("psum", "psum", (M_TILE, N_TILE), "float32", slots=8)
@@ -218,7 +217,7 @@ def fully_blocked(m: int, k: int, n: int, dtype: str, dge_mode: str = "none") ->
                 )
                 for bn in range(block_n)
             ]
-            return [*copies, _store(out[row], packed[row], dge_mode)]
+            return [*copies, _store(out[row][:, 0:width_n], packed[row], dge_mode)]
 
         zeros = loop(sums.slots, lambda i: [memset(sums[i], value=0.0, engine="gpsimd")])
         return [zeros, loop(blocks_k, block_of_k), loop(blocks_m * block_m, finish)]
@@ -227,7 +226,7 @@ def fully_blocked(m: int, k: int, n: int, dtype: str, dge_mode: str = "none") ->
 
 
 def back_to_back(shapes: tuple[tuple[int, int, int], ...], count: int) -> Program:
-    """`count` multiplications of each shape (contracted, stationary, moving) of one pair of tiles."""
+    """`count` multiplications of each shape: contracted, stationary, moving elements."""
     lhs = Tile("lhsT", "hbm", (K_TILE, M_TILE), "bfloat16", given=True)
     rhs = Tile("rhs", "hbm", (K_TILE, N_TILE), "bfloat16", given=True)
     stationary = Tile("stationary", "sbuf", (K_TILE, M_TILE), "bfloat16")
@@ -254,6 +253,7 @@ def back_to_back(shapes: tuple[tuple[int, int, int], ...], count: int) -> Progra
     return program("back-to-back matmuls", [*loads, *sections])
 
 
+_SMALL = ((128, 32, 512), (128, 128, 64), (32, 128, 512), (128, 128, 512))
 _TUTORIAL = "general/nki/tutorials/matrix_multiplication.rst, SDK 2.26"
 _BOUNDS = "neuron-agentic-development, references/performance-bounds.md, example-bounds-analysis.md"
 _INEFFICIENCY = "neuron-agentic-development, investigations/te_inefficiency.md"
@@ -353,10 +353,18 @@ ASIDE = (
         _TUTORIAL,
     ),
     Row(
+        "A13",
+        "matmul, tiled, bf16",
+        TRAINIUM2,
+        lambda: tiled(4096, 4096, 4096, "bfloat16", "hwdge"),
+        (total_us(8_602), dma_us(7_906), engine_us("tensor", 4_806), engine_us("vector", 176)),
+        _BOUNDS,
+    ),
+    Row(
         "A4",
         "matmuls back to back, small and full",
         TRAINIUM2,
-        lambda: back_to_back(((128, 32, 512), (128, 128, 64), (32, 128, 512), (128, 128, 512)), 512),
+        lambda: back_to_back(_SMALL, 512),
         (tensor_tflops(30.8),),
         _INEFFICIENCY,
     ),

@@ -23,15 +23,17 @@ _SOURCE = "students' write-ups of stanford-cs149/asst4-trainium and asst4-traini
 
 def vector_add(count: int, rows: int, free: int) -> Program:
     """`count` tiles of [rows, free] float32: two loads, a sum, a store."""
-    a_hbm, b_hbm = (Tile(name, "hbm", (rows, free), "float32", given=True) for name in ("a", "b"))
-    out = Tile("out", "hbm", (rows, free), "float32", slots=2 * _BUFFERS)
+    # Rows of more than one element are parts of longer ones.
+    pitch = free if free == 1 else count * free
+    a_hbm, b_hbm = (Tile(name, "hbm", (rows, pitch), "float32", given=True) for name in ("a", "b"))
+    out = Tile("out", "hbm", (rows, pitch), "float32", slots=2 * _BUFFERS)
     a, b, total = (
         Tile(name, "sbuf", (rows, free), "float32", slots=min(_BUFFERS, count))
         for name in ("a tile", "b tile", "sum")
     )
 
     def load(i: Index | int):
-        return [dma_copy(a[i], a_hbm[0]), dma_copy(b[i], b_hbm[0])]
+        return [dma_copy(a[i], a_hbm[:, 0:free]), dma_copy(b[i], b_hbm[:, 0:free])]
 
     def work(i: Index | int):
         # A tile of one element a partition is a scalar operand.
@@ -39,7 +41,7 @@ def vector_add(count: int, rows: int, free: int) -> Program:
             add = tensor_scalar(total[i], a[i], b[i], op0="add")
         else:
             add = tensor_tensor(total[i], a[i], b[i], op="add")
-        return [add, dma_copy(out[i], total[i])]
+        return [add, dma_copy(out[i][:, 0:free], total[i])]
 
     name = f"vector add, {count} tiles of [{rows}, {free}]"
     return program(name, pipelined(count, load, work, _BUFFERS - 1))

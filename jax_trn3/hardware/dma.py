@@ -39,9 +39,6 @@ class DmaEngines:
     packet_bytes: int
     """Largest packet, bytes."""
 
-    burst_bytes: int
-    """Bytes that HBM gives at once: rows of a transfer that lie in one burst are one packet."""
-
     collective_packet_bytes: int
     """Largest packet of a collective, bytes. An engine turns to another queue only between
     packets, so that larger ones take precedence."""
@@ -104,13 +101,6 @@ DMA_V2 = DmaEngines(
     partitions_per_engine=published(8, "partitions/engine", _OVERVIEW),
     engine_bytes_per_s=published(27_200_000_000, "bytes/s", _OVERVIEW),
     packet_bytes=published(4_096, "bytes", f"{_OVERLAP}: DMA_PACKETIZATION_SIZE"),
-    burst_bytes=inferred(
-        64,
-        "bytes",
-        "JEDEC JESD235: 32 or 64; rows of 4 bytes take 40 ns at most on Trainium1, packets 90",
-        low=32,
-        high=256,
-    ),
     collective_packet_bytes=published(65_536, "bytes", f"{_OVERLAP}: CC_DMA_PACKET_SIZE"),
     packet_overhead_ns=_overhead(17, 27.2),
     latency_ns=rounded(1_300, "ns", f"{_BANDWIDTH}: semaphore-to-start"),

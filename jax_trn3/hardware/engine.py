@@ -275,11 +275,11 @@ VECTOR_V2 = ComputeEngine(
         # than the whole of NKIBench's silu, and twice as long as VectorE is active in it.
         | {
             "reciprocal": inferred(
-                1 / 2,
+                0.4,
                 "elements/cycle",
-                "profiles of silu, swiglu: VectorE's active time; nki.api.shared.rst has 1/8",
+                "profiles of silu, swiglu, adamw: VectorE is active; nki.api.shared.rst has 1/8",
                 low=1 / 8,
-                high=1,
+                high=1 / 2,
             )
         }
     ),

@@ -90,7 +90,7 @@ CONSTANTS = [
     (
         "core.vector.elements_per_cycle[reciprocal]",
         "elements/cycle",
-        (1 / 2, 1 / 8, 1 / 8),
+        (0.4, 1 / 8, 1 / 8),
         "ipp",
         "shared",
     ),
@@ -128,7 +128,6 @@ CONSTANTS = [
     ("core.dma.partitions_per_engine", "partitions/engine", (8, 8, 8), "ppp", "nki-dma-overview"),
     ("core.dma.engine_bytes_per_s", "bytes/s", (27.2 * G, 27.2 * G, 38.4 * G), "ppp", "overview"),
     ("core.dma.packet_bytes", "bytes", (4 * KIB,) * 3, "ppp", "DMA_PACKETIZATION_SIZE"),
-    ("core.dma.burst_bytes", "bytes", (64, 64, 64), "iii", "JESD235"),
     ("core.dma.collective_packet_bytes", "bytes", (64 * KIB,) * 3, "ppp", "CC_DMA_PACKET_SIZE"),
     ("core.dma.packet_overhead_ns", "ns", (90.353, 27.4987, 17.4545), "iii", "4096 B / "),
     ("core.dma.latency_ns", "ns", (1300, 1300, 1300), "rrr", "nki-dma-bandwidth-guide.rst"),

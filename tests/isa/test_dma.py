@@ -199,7 +199,8 @@ def test_partitions_choose_their_engines():
     for start, count, engines in ((0, 8, [0]), (64, 32, [8, 9, 10, 11]), (32, 20, [4, 5, 6])):
         work = dma_copy.cost(dma_copy(sbuf(count, 64, start=start), hbm(count, 64)), V4).dma
         assert [k for k, busy in enumerate(work.engine_ps) if busy] == engines
-        ns = count / len(engines) * (256 / 38.4 + V4.dma.packet_overhead_ns)
+        # Neighbours in HBM: the 8 rows of an engine are one packet.
+        ns = count / len(engines) * 256 / 38.4 + V4.dma.packet_overhead_ns
         assert sum(work.engine_ps) / len(engines) == pytest.approx(ns * 1e3, abs=1)
 
 
@@ -212,8 +213,8 @@ def test_what_stays_in_hbm_is_spread_evenly():
     assert (work.bytes_read_hbm, work.bytes_written_hbm) == (163840, 163840)
 
 
-def test_packets_of_small_rows_cover_a_burst_of_hbm():
-    """64 bytes are 16 rows of 4: one packet for the 8 partitions of an engine."""
+def test_small_rows_that_are_neighbours_share_a_packet():
+    """One packet for the 8 partitions of an engine."""
     for partitions, packets in ((1, 1), (8, 1), (9, 2), (16, 2), (128, 16)):
         work = dma_copy.cost(dma_copy(sbuf(partitions, 1), hbm(partitions, 1)), V4).dma
         assert work.packets == packets
