@@ -4,6 +4,7 @@ what they are called."""
 import dataclasses
 import functools
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -94,6 +95,31 @@ def test_nothing_else_is_claimed() -> None:
 def test_quantization_takes_twice_as_long_as_the_product_it_feeds() -> None:
     assert cost_of_quantizing(1, "sbuf") == pytest.approx(2, rel=0.01)
     assert cost_of_quantizing(2, "sbuf") <= 1.01
+
+
+README = {
+    "FP8 against bfloat16, Trainium2": ["FP8 (double row) against bfloat16, Trainium2, 8192^3"],
+    "MXFP8 against bfloat16, Trainium3": ["MXFP8 against bfloat16, Trainium3, 8192^3"],
+    "mxfp8 peak": ["mxfp8 peak"],
+    "exponential on VectorE": [
+        "exponential on VectorE",
+        "the same in a softmax of 4096 x 8192, rows in SBUF",
+    ],
+    "MXFP8 product quantized": ["quantized on line or before", "free if a tile from SBUF"],
+    "all-to-all of experts": ["all-to-all of experts, 64 chips, 4096 tokens"],
+    "all-reduce in decoding": ["all-reduce in decoding 16 tokens"],
+    "Trn3 Gen2 against Trn2": [
+        f"Trn3 Gen2 against Trn2 UltraServer: {what}" for what in ("compute", "memory", "bandwidth")
+    ],
+}
+
+
+@pytest.mark.parametrize("start", README)
+def test_the_readme_says_the_same(start: str) -> None:
+    text = (Path(__file__).parents[2] / "README.md").read_text()
+    (cells,) = [row.split("|") for row in text.splitlines() if row.startswith(f"| {start}")]
+    written = [float(number) for number in re.findall(r"\d+\.?\d*", cells[3])]
+    assert written == pytest.approx([line(claim).simulated for claim in README[start]], rel=0.02)
 
 
 # That it says what is simulated.
