@@ -25,7 +25,6 @@ ROWS = 128
 _BUFFERS = 4
 """Groups of rows in rotation."""
 
-
 _COLUMNS = {"largest": "bfloat16", "shift": "float32", "total": "float32", "scale": "float32"}
 
 
@@ -39,7 +38,8 @@ def softmax(
     - `rows`: A multiple of 128.
     - `columns`: Elements of a row; four groups of rows and of results fit in SBUF (8,192 do).
     - `on`: Who takes the exponentials.
-    - `memory`: Where rows and results lie.
+    - `memory`: Where rows and results lie. Four groups of them are in SBUF, used in turn; "sbuf" is
+      as if others filled and emptied them in time.
 
     **Raises:** `ValueError` for rows that do not fill groups.
     """
