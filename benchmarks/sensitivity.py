@@ -209,8 +209,8 @@ The machine is a Trn3 Gen2 UltraServer with LNC 2. Programs (`examples/headline_
 one core while the other one of its HBM stack is as busy: products 4096^3; the quantized one 1024 x
 2048 x 4096; a softmax of 4096 x 8192 whose rows others bring to SBUF, exponentials on VectorE; a
 stream of 256 x 1 MiB from HBM; sums of two float32 vectors in HBM, 200 tiles of [128, 512] and one.
-Collectives run on all 576 devices, but for the one from SBUF to SBUF, which runs on the 4 devices of
-each chip.
+Collectives run on all 576 devices, but for the one from SBUF to SBUF, which runs on the 4 devices
+of each chip.
 """
 
 
