@@ -263,24 +263,29 @@ SHAPES = st.tuples(st.integers(1, 128), st.integers(1, 3), st.integers(1, 5000))
 
 
 @settings(max_examples=60)
-@given(SHAPES, st.sampled_from(["uint8", "bfloat16", "float32"]), st.sampled_from(["sbuf", "hbm"]))
-def test_no_transfer_beats_its_bandwidth_and_more_takes_longer(shape, dtype, memory):
-    """Laws 1 and 2 of the simulator."""
-    part = Tile("x", "hbm", (shape[0], shape[1] + 1, shape[2]), dtype).all[:, : shape[1]]
-    more = Tile("x", "hbm", (shape[0], shape[1] + 1, shape[2] + 1), dtype).all[:, : shape[1]]
-    fast = dataclasses.replace(V4, dma=dataclasses.replace(V4.dma, engine_bytes_per_s=10**11))
-    rows = min(shape[0] + 7, 128)
-    wider = Tile("x", "hbm", (rows, shape[1] + 1, shape[2]), dtype).all[:, : shape[1]]
-    small, large, taller = (dma_copy(tile(memory, x.shape, dtype), x) for x in (part, more, wider))
-    work = dma_copy.cost(small, V4).dma
+@given(
+    SHAPES,
+    st.sampled_from(["uint8", "bfloat16", "float32"]),
+    st.sampled_from(["sbuf", "hbm"]),
+    st.booleans(),
+)
+def test_no_transfer_beats_its_bandwidth_and_more_takes_longer(shape, dtype, memory, apart):
+    """Laws 1 and 2 of the simulator; `apart` leaves room between the rows in HBM."""
+
+    def copy(rows, middle, last):
+        source = Tile("x", "hbm", (rows, middle + apart, last), dtype).all[:, :middle]
+        return dma_copy(tile(memory, (rows, middle, last), dtype), source)
+
+    rows, middle, last = shape
+    made = copy(*shape)
+    work, moved = dma_copy.cost(made, V4).dma, made["src"].bytes
     assert len(work.engine_ps) == V4.dma.count
-    assert sum(work.engine_ps) >= part.bytes / V4.dma.engine_bytes_per_s * 1e12
-    assert work.packets >= part.bytes / V4.dma.packet_bytes
-    for longer, core in ((large, V4), (taller, V4)):
-        assert all(
-            a <= b for a, b in zip(work.engine_ps, dma_copy.cost(longer, core).dma.engine_ps)
-        )
-    assert all(a >= b for a, b in zip(work.engine_ps, dma_copy.cost(small, fast).dma.engine_ps))
+    assert sum(work.engine_ps) >= moved / V4.dma.engine_bytes_per_s * 1e12
+    assert work.packets >= moved / V4.dma.packet_bytes
+    for longer in (copy(rows, middle, last + 1), copy(min(rows + 7, 128), middle, last)):
+        assert all(a <= b for a, b in zip(work.engine_ps, dma_copy.cost(longer, V4).dma.engine_ps))
+    fast = dataclasses.replace(V4, dma=dataclasses.replace(V4.dma, engine_bytes_per_s=10**11))
+    assert all(a >= b for a, b in zip(work.engine_ps, dma_copy.cost(made, fast).dma.engine_ps))
 
 
 # dma_transpose
