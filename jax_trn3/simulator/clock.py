@@ -224,7 +224,7 @@ class Clock:
             free[server] = over
             ranks[server] = rank
             for cell in reads:
-                if over > read[cell]:
+                if over >= read[cell]:
                     read[cell] = over
                     read_event[cell] = event
                 if rank > read_rank[cell]:
@@ -256,6 +256,7 @@ class Clock:
         """Puts a transfer among those that wait for their turn."""
         event = len(self.events)
         self.events.append(None)
+        # Of causes at the same time the last one counts, whenever they become known.
         rank, ready, cause, after = self.rank[op.server], 0, -1, []
         for cell in op.reads:
             time = self.written[cell]
@@ -263,25 +264,23 @@ class Clock:
                 raise self._unwritten(cell, op)
             if time < 0:
                 after.append(-1 - time)
-            elif time > ready:
-                ready, cause = time, self.write_event[cell]
+            else:
+                ready, cause = max((ready, cause), (time, self.write_event[cell]))
             rank = max(rank, self.write_rank[cell])
         for cell in op.writes:
             after += self.readers.pop(cell, ())
-            if self.read[cell] > ready:
-                ready, cause = self.read[cell], self.read_event[cell]
+            ready, cause = max((ready, cause), (self.read[cell], self.read_event[cell]))
             time = self.written[cell]
             if UNWRITTEN < time < 0:
                 after.append(-1 - time)
-            elif time > ready:
-                ready, cause = time, self.write_event[cell]
+            else:
+                ready, cause = max((ready, cause), (time, self.write_event[cell]))
             rank = max(rank, self.read_rank[cell], self.write_rank[cell])
         waits, signals = op.semaphores or ((), ())
         for semaphore, count in waits:
             time, by, depth = self._take(semaphore, count, op)
             rank = max(rank, depth)
-            if time > ready:
-                ready, cause = time, by
+            ready, cause = max((ready, cause), (time, by))
         rank += _PRIORITY_RANK * op.extra.priority
         heapq.heappush(self.waiting, Waiting(rank, event, ready, cause, tuple(after), op))
         self.rank[op.server] = rank + 1
@@ -304,14 +303,10 @@ class Clock:
         _, event, ready, cause, after, op = heapq.heappop(self.waiting)
         free = self.free
         transfer: Transfer = op.extra
-        issued = max(free[op.server], ready)
         for other in after:
-            done = self.done(other)
-            if done > issued:
-                issued, cause = done, other
-            elif done == issued and cause < 0:
-                cause = other
-        if issued == free[op.server] > ready:
+            ready, cause = max((ready, cause), (self.done(other), other))
+        issued = max(free[op.server], ready)
+        if issued > ready:
             cause = -1
         free[op.server] = issued + op.occupancy
         start = max(issued + op.latency, free[transfer.memory])
@@ -343,9 +338,8 @@ class Clock:
     def _readers_done(self, cell: int) -> int:
         """When the transfers that read a cell are over."""
         for event in self.readers.pop(cell):
-            done = self.done(event)
-            if done > self.read[cell]:
-                self.read[cell], self.read_event[cell] = done, event
+            last = (self.read[cell], self.read_event[cell])
+            self.read[cell], self.read_event[cell] = max(last, (self.done(event), event))
         return self.read[cell]
 
     def _take(self, semaphore: int, count: int, op: Op) -> tuple[int, int, int]:

@@ -166,18 +166,19 @@ def _settle(clock: Clock) -> None:
     for cell in list(clock.readers):
         over = [e for e in clock.readers[cell] if events[e] is not None]
         for event in over:
-            if clock.done(event) > clock.read[cell]:
-                clock.read[cell], clock.read_event[cell] = clock.done(event), event
+            last = (clock.read[cell], clock.read_event[cell])
+            clock.read[cell], clock.read_event[cell] = max(last, (clock.done(event), event))
         clock.readers[cell] = [e for e in clock.readers[cell] if events[e] is None]
         if not clock.readers[cell]:
             del clock.readers[cell]
     for index, waiting in enumerate(clock.waiting):
         served = [e for e in waiting.after if events[e] is not None]
         if served:
-            ready, cause = max([(clock.done(e), e) for e in served] + [(waiting.ready, -2)])
+            known = (waiting.ready, waiting.cause)
+            ready, cause = max(known, *((clock.done(e), e) for e in served))
             clock.waiting[index] = waiting._replace(
                 ready=ready,
-                cause=waiting.cause if cause == -2 else cause,
+                cause=cause,
                 after=tuple(e for e in waiting.after if events[e] is None),
             )
     for held in clock.signals.values():
