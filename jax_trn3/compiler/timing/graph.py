@@ -102,6 +102,19 @@ class Body:
                 yield from region.walk()
 
 
+def used_by(operation: Operation) -> tuple[Tensor, ...]:
+    """What an operation reads: its operands, and what its regions take from around them."""
+    inside: set[int] = set()
+    used = list(operation.operands)
+    for region in operation.regions:
+        inside |= {t.id for t in region.parameters}
+        for inner in region.operations:
+            used += [t for t in used_by(inner) if t.id not in inside]
+            inside |= {t.id for t in inner.results}
+        used += [t for t in region.results if t.id not in inside]
+    return tuple({tensor.id: tensor for tensor in used}.values())
+
+
 @dataclass(frozen=True)
 class Mesh:
     """The devices that the program runs on, in rows and columns."""
