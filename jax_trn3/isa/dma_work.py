@@ -1,6 +1,7 @@
 """The time of transfers: how they are cut into packets, and which DMA engines carry them."""
 
 import math
+from collections.abc import Iterable
 
 from jax_trn3.hardware import NEURON_CORE_V4, NeuronCore
 
@@ -80,7 +81,11 @@ def dma_work(
         math.ceil(run * width / dma.packet_bytes) for width in wide
     )
     moved = elements * sum(wide)
-    rows = _rows_in_a_packet(instruction, widths, run, pieces, core)
+    row = elements // pieces
+    neighbours = elements if gathers_runs else _neighbours_in_hbm(instruction, widths)
+    together = neighbours // row if run == row else 1
+    fitting = dma.packet_bytes // (row * max(widths.values()))
+    rows = max(1, min(together, fitting, dma.partitions_per_engine))
     served = _partitions_served(sbuf, core) if sbuf else [1 / dma.count] * dma.count
     sent = [packets * math.ceil(count / rows) if sbuf else packets * count for count in served]
     busy = [
@@ -113,16 +118,10 @@ def _run_elements(instruction: Instruction, name: str) -> int:
     return min(run, math.prod(access.shape[1:]))
 
 
-def _rows_in_a_packet(
-    instruction: Instruction, widths: dict[str, int], run: int, pieces: int, core: NeuronCore
-) -> int:
-    """Rows, each of another partition of one engine, that fit a packet; at least 1."""
-    row = math.prod(instruction.shape("dst")) // pieces
-    runs = [_run_elements(instruction, name) for name in widths if _in_hbm(instruction, name)]
-    if run < row or not runs:
-        return 1
-    fitting = core.dma.packet_bytes // (row * max(widths.values()))
-    return max(1, min(fitting, core.dma.partitions_per_engine, min(runs) // row))
+def _neighbours_in_hbm(instruction: Instruction, names: Iterable[str]) -> int:
+    """Elements that lie next to each other in HBM, whatever lies where in SBUF; 0 if none do."""
+    runs = [_run_elements(instruction, name) for name in names if _in_hbm(instruction, name)]
+    return min(runs, default=0)
 
 
 def _sbuf_side(instruction: Instruction, sources: tuple[str, ...]) -> Access | None:
