@@ -178,6 +178,9 @@ class LoadedExecutable(Protocol):
     handlers: list[Any]
     """What Results.consume_with_handlers is called with."""
 
+    runs: list[int]
+    """One number: how often the program was started. The shim counts."""
+
     def launch(self, arguments: list[Array], with_token: bool) -> Results:
         """Starts the program; one array a parameter, with one shard for each device.
 

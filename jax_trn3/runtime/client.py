@@ -104,7 +104,7 @@ class Client:
 
     def _loaded(self, values: compiler.Values, places: arrays.Places) -> LoadedExecutable:
         self.topology.check_fits(values)
-        return LoadedExecutable(values, places)
+        return LoadedExecutable(values, places, self.topology.hardware)
 
     def from_host(
         self,

@@ -8,9 +8,11 @@ from typing import Any
 from jax._src.lib import _jax
 
 from jax_trn3 import compiler, pjrt
+from jax_trn3.hardware import Topology
 from jax_trn3.pjrt import dtypes
 
 from . import arrays
+from .executions import remember
 
 # jaxlib has dropped the argument since 0.10, and with it the checks.
 _UNCHECKED = (
@@ -74,12 +76,16 @@ class Executable:
 class LoadedExecutable:
     """Implements pjrt.LoadedExecutable."""
 
-    def __init__(self, values: compiler.Values, places: arrays.Places):
+    def __init__(self, values: compiler.Values, places: arrays.Places, topology: Topology):
         self.executable = Executable(values)
         self.devices = values.devices
         self.has_collectives = values.has_collectives
         self.can_fail = values.has_collectives or values.has_custom_calls
         self.launch = values.executable.execute_sharded
+        self.runs = [0]
+        self.values = values
+        self.topology = topology
+        remember(self)
         sharding = places.side_by_side(tuple(id - places.first_id for id, _, _ in values.devices))
         self.handlers = [
             _jax.array_result_handler(arrays.Aval(o.dims, o.dtype), sharding, True, **_UNCHECKED)

@@ -36,9 +36,7 @@ def residency(program: DeviceProgram) -> Residency:
     Values inside a group never reach HBM. A loop keeps what it carries in place. Results take the
     memory of donated parameters where they are as large.
     """
-    named = {
-        t.id: (f"parameter {k}", Source()) for k, t in enumerate(program.body.parameters)
-    }
+    named = {t.id: (f"parameter {k}", Source()) for k, t in enumerate(program.body.parameters)}
     body = program.body
     donated = {body.parameters[k].id for k in program.donated if k < len(body.parameters)}
     kept = {t.id for t in body.parameters} - donated

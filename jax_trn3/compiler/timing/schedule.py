@@ -262,9 +262,7 @@ def _next(
         item = items[number]
         if any(r in producers and producers[r] not in done for r in item.reads):
             continue
-        start = max(
-            [free[lane] for lane in _lanes(item)] + [ready.get(r, 0) for r in item.reads]
-        )
+        start = max([free[lane] for lane in _lanes(item)] + [ready.get(r, 0) for r in item.reads])
         if best is None or start < best[1]:
             best = number, start
     assert best is not None, "a body's operations stand in an order in which they can run"

@@ -31,7 +31,8 @@ static bool attribute_bool(PyObject* object, const char* name, bool* value) {
 static bool read_launch(PJRT_LoadedExecutable* loaded, PyObject* object) {
   loaded->launch = PyObject_GetAttrString(object, "launch");
   loaded->handlers = loaded->launch == NULL ? NULL : PyObject_GetAttrString(object, "handlers");
-  return loaded->handlers != NULL &&
+  loaded->runs = loaded->handlers == NULL ? NULL : PyObject_GetAttrString(object, "runs");
+  return loaded->runs != NULL &&
          attribute_bool(object, "has_collectives", &loaded->has_collectives) &&
          attribute_bool(object, "can_fail", &loaded->can_fail);
 }
@@ -46,6 +47,7 @@ static void loaded_executable_free(PJRT_LoadedExecutable* loaded) {
   if (loaded->executable != NULL) executable_release(loaded->executable);
   bury(loaded->launch);
   bury(loaded->handlers);
+  bury(loaded->runs);
   free(loaded->devices);
   free(loaded->logical_ids);
   free(loaded->output_memories);
@@ -391,12 +393,19 @@ static bool may_fail(const PJRT_LoadedExecutable_Execute_Args* args) {
   return may;
 }
 
+// Tells Python that the program was started once more. False with an exception set.
+static bool count_run(PJRT_LoadedExecutable* loaded) {
+  PyObject* count = PyLong_FromUnsignedLongLong(++loaded->num_runs);
+  return count != NULL && PyList_SetItem(loaded->runs, 0, count) == 0;
+}
+
 // Starts the program. The outputs as a list, and its token if the outputs do not tell when it is
 // done. No Python code runs in here if `launch` is none: an interrupt cannot come in between.
 static PyObject* launch(PJRT_LoadedExecutable* loaded, PyObject* list, bool may_fail,
                         PyObject** token, PJRT_Event** ready) {
   PJRT_Client* client = loaded->client;
   bool wants_token = loaded->has_collectives || loaded->executable->num_outputs == 0;
+  if (!count_run(loaded)) return NULL;
   if (loaded->has_collectives && !flight_begin(client)) return NULL;
   PyObject* results = PyObject_CallFunctionObjArgs(loaded->launch, list,
                                                    wants_token ? Py_True : Py_False, NULL);

@@ -387,7 +387,8 @@ struct PJRT_LoadedExecutable {
   Handle head;
   PJRT_Client* client;
   PJRT_Executable* executable;
-  PyObject *launch, *handlers;
+  PyObject *launch, *handlers, *runs;
+  uint64_t num_runs;  // under the GIL; told to Python in runs[0]
   bool has_collectives, can_fail;  // see LoadedExecutable in api.py
   bool has_peers;  // parts of it run in other processes
   atomic_bool deleted;
