@@ -1,7 +1,7 @@
 """Attention for context encoding: nki-library's `attention_cte`.
 
-For each 128 queries and each 512 keys: scores on TensorE; scale and running maximum on VectorE, out
-of PSUM; exp and its sum on ScalarE, into bfloat16; a transpose by the DMA engines from SBUF to SBUF;
+For each 128 queries and each 512 keys: scores on TensorE; scale and maximum on VectorE, out of
+PSUM; exp and its sum on ScalarE, into bfloat16; a transpose by the DMA engines from SBUF to SBUF;
 the product with the values on TensorE. Sums of 2048 keys are added up on VectorE. Meanwhile the
 scores of a group of queries two further on are under way.
 

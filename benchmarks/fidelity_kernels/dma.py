@@ -30,7 +30,10 @@ def mixed_modes(free: int) -> Program:
         nodes += [
             dma_copy(tile[i], given[:, 0:free], engine=f"dma:{load}", dge_mode=mode) for i in places
         ]
-        nodes += [dma_copy(out[i][:, 0:free], tile[i], engine=f"dma:{store}", dge_mode=mode) for i in places]
+        nodes += [
+            dma_copy(out[i][:, 0:free], tile[i], engine=f"dma:{store}", dge_mode=mode)
+            for i in places
+        ]
     for i in range(4):
         nodes.append(dma_transpose(flat[i], given[0:16, 0:128], dge_mode="hwdge"))
     for i in range(4):

@@ -3,9 +3,9 @@
 NKIBench's baselines (zhang677/AccelOpt, NKIBench/kernels) are what AWS's compiler made of a few
 lines of numpy, as a kernel: rows of [128, 1024] in HBM, arithmetic on [128, 512].
 
-Assumed: loads on SyncE's queue, stores on ScalarE's; every tile double-buffered; what the text
-leaves open (`engine=unknown`), operations of a tile and a number, on ScalarE, as the published active
-times of both engines say.
+Assumed: loads on SyncE's queue, stores on ScalarE's; every tile double-buffered; operations of a
+tile and a number, whose engine the text leaves open (`engine=unknown`), on ScalarE, as the published
+active times of both engines say.
 """
 
 from jax_trn3.hardware import TRAINIUM1
@@ -164,7 +164,13 @@ ROWS = (
         "rope, 64 heads of [128, 4096] fp32",
         TRAINIUM1,
         lambda: rope(64 * 8),
-        (total_us(4_333), engine_share("vector", 0.716), engine_share("scalar", 0.141), read_mb(268.4), written_mb(134.2)),
+        (
+            total_us(4_333),
+            engine_share("vector", 0.716),
+            engine_share("scalar", 0.141),
+            read_mb(268.4),
+            written_mb(134.2),
+        ),
         _NKIBENCH,
     ),
     Row(
@@ -172,7 +178,13 @@ ROWS = (
         "adamw, [10944, 2048] fp32",
         TRAINIUM1,
         lambda: adamw(171),
-        (total_us(2_000), engine_share("vector", 0.9), engine_share("scalar", 0.616), read_mb(358.6), written_mb(89.7)),
+        (
+            total_us(2_000),
+            engine_share("vector", 0.9),
+            engine_share("scalar", 0.616),
+            read_mb(358.6),
+            written_mb(89.7),
+        ),
         _NKIBENCH,
     ),
     Row(
@@ -180,7 +192,13 @@ ROWS = (
         "silu, [4096, 7168] fp32",
         TRAINIUM1,
         lambda: silu(32 * 7),
-        (total_us(1_333), engine_share("vector", 0.739), engine_share("scalar", 0.315), read_mb(117.4), written_mb(117.4)),
+        (
+            total_us(1_333),
+            engine_share("vector", 0.739),
+            engine_share("scalar", 0.315),
+            read_mb(117.4),
+            written_mb(117.4),
+        ),
         _NKIBENCH,
     ),
 )

@@ -1,4 +1,4 @@
-"""Matrix products in float32 whose operands are transposed on the way: NKIBench's matmul and swiglu.
+"""Matrix products in float32, operands transposed on the way: NKIBench's matmul, swiglu and others.
 
 NKIBench's baselines (zhang677/AccelOpt, NKIBench/kernels) are what AWS's compiler made of a few
 lines of numpy. The text is not all that runs: it is compiled once more. HBM bytes in the profiles
@@ -90,10 +90,7 @@ def matmul(m: int, n: int, k: int) -> Program:
 
 
 def transposed_left(m: int, n: int, k: int) -> Program:
-    """[k, m].T @ [k, n]: nothing to transpose; blocks of 1024 x 1024 of the result, all of k in SBUF.
-
-    Assumed: the last columns, which do not fill a block of 1024, as their share of one.
-    """
+    """[k, m].T @ [k, n]: nothing to transpose; 1024 x 1024 of the result at once, all of k in SBUF."""
     left_hbm = Tile("left", "hbm", (k, m), "float32", given=True)
     right_hbm = Tile("right", "hbm", (k, n), "float32", given=True)
     out = Tile("out", "hbm", (128, 1024), "float32", slots=8)

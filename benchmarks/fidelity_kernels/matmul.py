@@ -66,20 +66,15 @@ def tiled(m: int, k: int, n: int, dtype: str, dge_mode: str = "none") -> Program
 
     def row(i: Index):
         def column(j: Index):
-            def step(kk: Index):
+            def step(kk: Index | int, accumulate: bool):
                 return [
                     _load(stationary[kk], lhs[0:K_TILE, 0:M_TILE], dge_mode),
                     _load(moving[kk], rhs[0:K_TILE, 0:N_TILE], dge_mode),
-                    nc_matmul(psum[j], stationary[kk], moving[kk], accumulate=True),
+                    nc_matmul(psum[j], stationary[kk], moving[kk], accumulate=accumulate),
                 ]
 
-            first = [
-                _load(stationary[0], lhs[0:K_TILE, 0:M_TILE], dge_mode),
-                _load(moving[0], rhs[0:K_TILE, 0:N_TILE], dge_mode),
-                nc_matmul(psum[j], stationary[0], moving[0], accumulate=False),
-            ]
-            rest = loop(tiles_k - 1, lambda kk: step(kk + 1))
-            return [*first, rest, *_finish(out, copied, psum, j, dge_mode)]
+            rest = loop(tiles_k - 1, lambda kk: step(kk + 1, True))
+            return [*step(0, False), rest, *_finish(out, copied, psum, j, dge_mode)]
 
         return [loop(tiles_n, column)]
 
@@ -367,5 +362,7 @@ ASIDE = (
         lambda: back_to_back(_SMALL, 512),
         (tensor_tflops(30.8),),
         _INEFFICIENCY,
+        reason="half speed in one of the two sections that use a quarter of the array would give "
+        "31.0: the throttle seems to go by cells in use, not by time; not modelled",
     ),
 )  # fmt: skip

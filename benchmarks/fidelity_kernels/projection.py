@@ -1,13 +1,13 @@
 """Projection of a few tokens to queries, keys and values: nki-library's `qkv_tkg`.
 
-Two cores share the work: each has half of the contracted dimension. One transfer brings the weights
-of 2048 rows; a few tokens are stationary and the weights move, 512 columns at a time. The cores then
+Two cores share the work: each has half of the contracted dimension. One transfer brings 2048 rows
+of weights; a few tokens are stationary and the weights move, 512 columns at a time. The cores then
 exchange their sums. Before it all either a residual sum that passes through HBM, or an RMS norm.
 
-Published: performance figures of its integration tests in an inferred unit, of a logical core of two
-physical ones. Assumed: what one of the two does, with half of the HBM stack; as many weight buffers
-as fit, at most 4. Left out: how the two cores start and meet; it takes time, as the two small
-cases show, and nothing is published about it.
+Published: performance figures of its integration tests in an inferred unit, of a logical core of
+two physical ones. Assumed: what one of the two does, with half of the HBM stack; as many weight
+buffers as fit, at most 4. Left out: how the two cores start and meet; it takes time, as the two
+small cases show, and nothing is published about it.
 """
 
 from jax_trn3.hardware import TRAINIUM2
@@ -68,7 +68,7 @@ def _rms_norm(x: Tile, tokens: int, width: int) -> list[Instruction]:
 
 
 def projection(tokens: int, hidden: int, columns: int, first: str) -> Program:
-    """[tokens, hidden] @ [hidden, columns], one core's half; `first` is "residual sum" or "norm"."""
+    """[tokens, hidden] @ [hidden, columns], one core's half, after a "residual sum" or a "norm"."""
     tiles = hidden // 2 // 128
     x_hbm = Tile("hidden", "hbm", (128, tokens * tiles), _DTYPE, given=first == "norm")
     x = Tile("hidden tile", "sbuf", (128, tokens * tiles), _DTYPE)
@@ -92,9 +92,8 @@ def projection(tokens: int, hidden: int, columns: int, first: str) -> Program:
         for block in range(0, tiles, _BLOCK):
             rows = min(_BLOCK, tiles - block)
             source = weights[:, block : block + rows, start : start + size]
-            # The weights need not wait for the tokens.
-            queue = "dma:scalar"
-            nodes.append(dma_copy(w[number][:, 0:rows, 0:size], source, engine=queue))
+            # On a queue of their own: they need not wait for the tokens.
+            nodes.append(dma_copy(w[number][:, 0:rows, 0:size], source, engine="dma:scalar"))
             for row in range(rows):
                 stationary = x[:, block + row : tokens * tiles : tiles]
                 nodes += [

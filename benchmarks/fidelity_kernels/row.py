@@ -100,7 +100,8 @@ def dma_active_ps(timeline: Timeline) -> int:
 
 
 def _busy(timeline: Timeline, engine: str) -> int:
-    """Time in which an engine sets itself up or has an instruction whose result is not there yet."""
+    """Time in which an engine sets itself up or an instruction of it is under way, up to its result
+    being there: what profiles call active."""
     events = timeline.expand()
     own = np.array([lane == f"core0/{engine}" for lane in timeline.lanes])
     return _union(events[own[events[:, 5]]][:, [1, 3]]) + _setup_ps(timeline)

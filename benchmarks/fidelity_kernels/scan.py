@@ -1,8 +1,8 @@
 """The selective state-space layer of AWS's tutorial "Fused Mamba", versions 1 and 2.
 
 For each of 16 states and each 128 channels: exp(delta * A) on ScalarE; delta * u * B, a scan over
-the sequence, times C and a sum over the states on VectorE. B and C, one row each, are broadcast over
-the partitions by a product with ones on TensorE and read from PSUM, which spares VectorE half the
+the sequence, times C and a sum over the states on VectorE. B and C, one row each, are broadcast to
+all partitions by a product with ones on TensorE and read from PSUM, which spares VectorE half the
 time of an operation on two tiles (costs of SDK 2.26: N with one operand in PSUM, 2 N without).
 
 Assumed: the broadcasts stay in PSUM; loads on SyncE's queue, double-buffered; in version 2 the
