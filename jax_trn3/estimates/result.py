@@ -214,7 +214,7 @@ def _line(step: Step, time_ps: int, times: int) -> Line:
     engines = step.cost.engines
     return Line(
         step.kind,
-        step.algorithm and f"{step.name} ({step.algorithm})" or step.name,
+        f"{step.name} ({step.algorithm})" if step.algorithm else step.name,
         step.source,
         times,
         time_ps,

@@ -80,8 +80,8 @@ class Operation:
     """As Python values: integers, tuples, strings, nested mappings."""
 
     regions: tuple["Body", ...] = ()
-    """Of while (condition, body), case (branches), reduce, sort, scatter; of an operation kept whole
-    its decomposition."""
+    """Of while (condition, body), case (branches), reduce, sort, scatter; of an operation kept
+    whole its decomposition."""
 
     source: Source = Source()
 

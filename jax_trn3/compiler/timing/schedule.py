@@ -189,8 +189,8 @@ def _trip_count(operation: Operation, machine: Machine) -> int:
         count = machine.default_trip_count
     if count is None:
         raise UnknownTripCount(
-            f"the loop at {operation.source} runs as often as data decide; say how often to take it "
-            "(while_trip_count=...)"
+            f"the loop at {operation.source} runs as often as data decide; say how often to take "
+            "it (while_trip_count=...)"
         )
     return count
 

@@ -53,21 +53,27 @@ def time_collective(
 
 
 def _groups(operation: Operation, mesh: Mesh, topology: Topology) -> Groups:
-    axes = operation.attributes.get("axes")
-    names = [name for name, _ in mesh.axes]
-    if axes is not None and mesh.device_ids is None and all(axis in names for axis in axes):
+    """Who takes part: whole axes of the mesh, groups that the program lists, or everybody."""
+    axes, names = operation.attributes.get("axes"), [name for name, _ in mesh.axes]
+    if axes is not None and set(axes) <= set(names):
         if not axes:
             return along((1,), (0,))
-        return along(tuple(size for _, size in mesh.axes), tuple(names.index(a) for a in axes))
-    groups = operation.attributes.get("replica_groups")
-    if groups:
-        return listed([list(group) for group in groups])
+        groups = along(tuple(size for _, size in mesh.axes), tuple(names.index(a) for a in axes))
+        return groups if mesh.device_ids is None else _renamed(groups, mesh.device_ids)
+    listing = operation.attributes.get("replica_groups")
+    if listing:
+        return listed([list(group) for group in listing])
     if axes is None:
         return whole(topology)
     raise NotImplementedError(
-        f"{operation.kind} at {operation.source} runs over {axes!r} of mesh {mesh.axes}: groups that "
-        "do not follow whole axes of consecutive devices are not timed yet; reorder the mesh"
+        f"{operation.kind} at {operation.source} runs over {axes!r} of the mesh {mesh.axes}, not "
+        "over whole axes; such groups are not timed yet: give the mesh an axis for each of them"
     )
+
+
+def _renamed(groups: Groups, device_ids: tuple[int, ...]) -> Groups:
+    """Groups over a mesh whose devices are not in order."""
+    return listed([[device_ids[place] for place in group] for group in groups.all_devices()])
 
 
 def _pairs(operation: Operation, groups: Groups) -> tuple[tuple[int, int], ...]:
