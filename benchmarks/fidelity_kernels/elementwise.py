@@ -4,7 +4,7 @@ NKIBench's baselines (zhang677/AccelOpt, NKIBench/kernels) are what AWS's compil
 lines of numpy, as a kernel: rows of [128, 1024] in HBM, arithmetic on [128, 512].
 
 Assumed: loads on SyncE's queue, stores on ScalarE's; every tile double-buffered; operations of a
-tile and a number, whose engine the text leaves open (`engine=unknown`), on ScalarE, as the published
+tile and a number, whose engine the text leaves open (`engine=unknown`), on ScalarE, as published
 active times of both engines say.
 """
 

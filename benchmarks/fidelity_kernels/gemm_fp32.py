@@ -90,7 +90,7 @@ def matmul(m: int, n: int, k: int) -> Program:
 
 
 def transposed_left(m: int, n: int, k: int) -> Program:
-    """[k, m].T @ [k, n]: nothing to transpose; 1024 x 1024 of the result at once, all of k in SBUF."""
+    """[k, m].T @ [k, n]: nothing to transpose; 1024 x 1024 of the result at once, k in SBUF."""
     left_hbm = Tile("left", "hbm", (k, m), "float32", given=True)
     right_hbm = Tile("right", "hbm", (k, n), "float32", given=True)
     out = Tile("out", "hbm", (128, 1024), "float32", slots=8)
