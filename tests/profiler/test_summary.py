@@ -6,7 +6,7 @@ import pytest
 from small_programs import copies, gemm, multiply_mx
 
 from jax_trn3.profiler import VIEWS, runs, save, summary
-from jax_trn3.profiler.summary import duration
+from jax_trn3.profiler.units import duration
 from jax_trn3.simulator import program, simulate
 
 

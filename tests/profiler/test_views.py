@@ -9,7 +9,7 @@ from jax_trn3.hardware import TRAINIUM3
 from jax_trn3.hardware.datasheet import with_figure
 from jax_trn3.profiler import runs, summary
 from jax_trn3.profiler.json_view import document
-from jax_trn3.profiler.summary import duration
+from jax_trn3.profiler.units import duration
 from jax_trn3.simulator import loop, program, simulate
 
 PARTS = st.sampled_from([copies(1), copies(4), copies(25), gemm(512), gemm(1024), multiply_mx(3)])
