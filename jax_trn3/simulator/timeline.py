@@ -212,14 +212,14 @@ class Timeline:
                 f"for at most {limit}"
             )
         events = self.events.copy()
-        events[:, 4] = self._rows_of_causes()
+        events[:, 4] = self.rows_of_causes()
         return _expand(events, self._nested(), 0, len(events))
 
     def _nested(self) -> list[Repeat]:
         """The repetitions in order of place, outer ones before those in them."""
         return sorted(self.repeats, key=lambda r: (r.begin, -r.end))
 
-    def _rows_of_causes(self) -> np.ndarray:
+    def rows_of_causes(self) -> np.ndarray:
         """The row of each event's cause, the first time that the event happens."""
         length = np.ones(len(self.events), np.int64)
         around: list[list[tuple[Repeat, int]]] = [[] for _ in self.events]

@@ -157,7 +157,7 @@ class _Search:
     def __init__(self, timeline: Timeline, start: int, end: int, limit: int) -> None:
         self.start, self.end, self.limit = start, end, limit
         self.base = timeline.events.copy()
-        self.base[:, 4] = timeline._rows_of_causes()
+        self.base[:, 4] = timeline.rows_of_causes()
         self.numbers: list[np.ndarray] = [np.empty(0, np.int64)]
         self.events: list[np.ndarray] = [np.empty((0, len(COLUMNS)), np.int64)]
         self._found = 0
