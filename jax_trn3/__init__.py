@@ -2,6 +2,8 @@
 
 from . import collectives as collectives
 from ._version import __version__ as __version__
+from .neuron_sdk import Finding as Finding
+from .neuron_sdk import check as check
 from .numerics import MXArray as MXArray
 from .numerics import NMSparse as NMSparse
 from .numerics import pack_sparse as pack_sparse
