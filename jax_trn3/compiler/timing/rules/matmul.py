@@ -1,0 +1,180 @@
+"""Matrix products: dot_general, and the products of trn3's own.
+
+What a good kernel author would do: the operand that costs less as weights is stationary, all of K
+of one operand stays in SBUF, transposing loads where the contracted axis is the last one in memory,
+elementwise operations on the way out of PSUM.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from jax_trn3.hardware import Chip, NeuronCore
+from jax_trn3.isa import Tile
+from jax_trn3.isa.dma import dma_copy
+from jax_trn3.isa.dtypes import FP8, FP32
+from jax_trn3.isa.vector_move import memset
+from jax_trn3.simulator import Node, Program, loop
+
+from ..graph import Operation, Tensor
+from ..group import Group, Plan
+from . import rule
+from .dimensions import Layout, dimension_numbers, layout
+from .fused import around
+from .product import Precision, Product, Side
+from .product_program import multiply
+from .tiles import ROWS, ceil_div, held_as, words
+
+DOTS = (
+    "stablehlo.dot_general", "stablehlo.dot", "trn3.bf16_dot_general", "trn3.mx_dot_general",
+    "trn3.scaled_dot", "trn3.sparse_dot_general",
+)  # fmt: skip
+
+
+@rule("matmul")
+def matmul(group: Group, chip: Chip) -> Plan:
+    """A group around one dot_general: the product, and elementwise operations before and after it.
+
+    **Raises:** `ValueError` for a group without a product.
+    """
+    products = [op for op in group.operations if op.kind in DOTS]
+    if len(products) != 1:
+        raise ValueError(
+            f"a group of rule 'matmul' has one of {', '.join(DOTS)}; this one has {len(products)}"
+        )
+    (dot,) = products
+    numbers = dimension_numbers(dot)
+    lhs, rhs = dot.operands[:2]
+    layouts = tuple(
+        layout(x, numbers.contracting[i], numbers.batch[i]) for i, x in enumerate((lhs, rhs))
+    )
+    how = arithmetic(dot, layouts[0].contracted, chip.core)
+    return planned(group, dot, layouts, how, chip)
+
+
+@dataclass(frozen=True)
+class Arithmetic:
+    """How the tensor engine computes a product."""
+
+    precision: Precision
+    terms: int = 1
+    """Products that make one: of complex numbers, and of parts of wide ones."""
+
+    passes: int = 0
+    """Elementwise operations on each operand before."""
+
+    lacks: str = ""
+
+
+def arithmetic(dot: Operation, contracted: int, core: NeuronCore) -> Arithmetic:
+    """Which of the tensor engine's precisions computes a dot_general of these types."""
+    types = [x.dtype for x in dot.operands[:2]]
+    if dot.kind == "trn3.bf16_dot_general" or _algorithm(dot) == "bf16":
+        return Arithmetic(Precision("bfloat16", "bfloat16", "bfloat16"))
+    if any(t.startswith("complex") for t in types):
+        return Arithmetic(
+            Precision("float32", "float32", "float32"), 4, 0,
+            "complex numbers: four float32 products of the real and imaginary parts",
+        )  # fmt: skip
+    if "f64" in types:
+        return Arithmetic(
+            Precision("float32", "float32", "float32"), 6, 3,
+            "float64: six float32 products of operands split in three",
+        )  # fmt: skip
+    if any(t.lstrip("su").startswith("i") or t == "pred" for t in types):
+        return _integers(types)
+    names = [held_as(t, core) for t in types]
+    if any(name in FP32 for name in names):
+        kind = "tfloat32" if _algorithm(dot) == "tf32" else "float32"
+        return Arithmetic(Precision(kind, kind, kind))
+    converted = ""
+    for place, (name, t) in enumerate(zip(names, types)):
+        if name not in (*FP8, "bfloat16", "float16"):
+            converted = f"{t}: converted to bfloat16 before the product"
+            names[place] = "bfloat16"
+    if all(name in FP8 for name in names):
+        if {"float8_e4m3", "float8_e4m3fn"} == set(names):
+            names = ["float8_e4m3"] * 2
+        if core.generation >= 3 and contracted > 1:
+            return Arithmetic(Precision(*names, "float8_double_row"))
+        return Arithmetic(Precision(*names, "float8"))
+    return Arithmetic(Precision(*names, "bfloat16"), 1, int(bool(converted)), converted)
+
+
+def _integers(types: list[str]) -> Arithmetic:
+    narrow = all(t.lstrip("su") in ("i1", "i2", "i4", "i8", "pred") for t in types)
+    if narrow:
+        return Arithmetic(
+            Precision("bfloat16", "bfloat16", "bfloat16"), 1, 0,
+            "integer products: cast to bfloat16, summed in float32, exact up to 2^24",
+        )  # fmt: skip
+    return Arithmetic(
+        Precision("bfloat16", "bfloat16", "bfloat16"), 10, 4,
+        "integer products: ten bfloat16 products of bytes, put together in 32-bit integers",
+    )  # fmt: skip
+
+
+def _algorithm(dot: Operation) -> str:
+    """ "tf32" or "bf16" if the program names that algorithm, else ""."""
+    text = str(dot.attributes.get("algorithm", "")).lower()
+    if "tf32" in text:
+        return "tf32"
+    if "bf16" in text and dot.operands[0].dtype != "bf16":
+        return "bf16"
+    return ""
+
+
+def planned(
+    group: Group, dot: Operation, layouts: tuple[Layout, ...], how: Arithmetic, chip: Chip
+) -> Plan:
+    """The plan of a product with what is fused around it."""
+    left, right = layouts
+    fused = around(group, dot, chip.core)
+    flops = 2 * left.batch * left.free * right.free * left.contracted
+    if any(x.dtype.startswith("complex") for x in dot.operands[:2]):
+        flops *= 4
+    flops += fused.flops
+    if not all((left.batch, left.free, right.free, left.contracted)):
+        return Plan(Program("a product without elements", tuple(_zeros(group, chip.core))))
+    precision = how.precision
+    sides = [
+        _side(lay, tensor, stored, dtype, how.passes + passes, chip.core)
+        for lay, tensor, stored, passes, dtype in zip(
+            layouts, dot.operands, fused.stored, fused.passes,
+            (precision.stationary, precision.moving),
+        )
+    ]  # fmt: skip
+    k = left.contracted * how.terms
+    product = Product(left.batch, k, sides[0], sides[1], precision, fused.epilogue.result)
+    name = f"{dot.kind.partition('.')[2]} {left.batch}x{left.free}x{left.contracted}x{right.free}"
+    program, repeat, blocks = multiply(name, product, chip, fused.epilogue)
+    said = [f"blocks of {blocks.rows} x {blocks.columns} result tiles", *fused.assumptions]
+    stationary = "right" if blocks.product.turned else "left"
+    said.append(f"the {stationary} operand is stationary")
+    for which, side in zip(("left", "right"), sides):
+        if side.transposed:
+            said.append(f"the {which} operand is transposed by DMA on its way to SBUF")
+    return Plan(program, repeat, flops, tuple(said), how.lacks)
+
+
+def _zeros(group: Group, core: NeuronCore) -> Iterator[Node]:
+    """Zeros for results that nothing is summed up for."""
+    for number, output in enumerate(group.outputs):
+        if not output.size:
+            continue
+        columns = min(4096, ceil_div(output.size, ROWS))
+        dtype = held_as(output.dtype, core)
+        zeros = Tile(f"zeros {number}", "sbuf", (min(ROWS, output.size), columns), dtype)
+        far = Tile(f"result {number}", "hbm", zeros.shape, dtype)
+        yield memset(zeros, value=0.0)
+        copies = ceil_div(output.size * words(output.dtype), ROWS * columns)
+        yield loop(copies, lambda _, far=far, zeros=zeros: [dma_copy(far, zeros)])
+
+
+def _side(
+    lay: Layout, tensor: Tensor, stored: str, dtype: str, passes: int, core: NeuronCore
+) -> Side:
+    """An operand; one that is transposed and of another type is cast by an engine on the way."""
+    held = held_as(stored, core)
+    if lay.transposed and held != dtype:
+        passes = max(1, passes)
+    return Side(lay.free, held, lay.run, lay.transposed, passes)
