@@ -2,7 +2,8 @@
 
 import functools
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from jax_trn3.compiler.timing.cost import Cost
 from jax_trn3.compiler.timing.graph import Mesh, Source
@@ -10,6 +11,7 @@ from jax_trn3.compiler.timing.residency import Residency
 from jax_trn3.compiler.timing.schedule import Schedule, Step
 from jax_trn3.hardware import Topology
 from jax_trn3.hardware.datasheet import Row, extrapolated_figures
+from jax_trn3.profiler.units import duration
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class Line:
     """The engine that works longest in it, "dma" or "links"."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Estimate:
     """A program on a machine, per device unless said otherwise. Made by `estimate`."""
 
@@ -176,8 +178,10 @@ class Estimate:
 
     @property
     def extrapolated(self) -> tuple[Row, ...]:
-        """The machine's constants that nobody published for this generation."""
-        return tuple(extrapolated_figures(self.topology))
+        """The constants that nobody published for this generation, of the parts of the machine that
+        the program keeps busy."""
+        rows = extrapolated_figures(self.topology)
+        return tuple(row for row in rows if _matters(row.path, self.cost))
 
     # One by one.
 
@@ -199,15 +203,67 @@ class Estimate:
         """The collectives alone."""
         return tuple(line for line in self.by_operation() if line.kind == "collective")
 
+    # Views.
+
+    def save(self, path: str | Path) -> None:
+        """Writes a view of it, as `jax_trn3.estimates.save` does: the path's suffix says which."""
+        from .views import save  # a view is made of estimates
+
+        save(self, path)
+
+    def __str__(self) -> str:
+        """The summary."""
+        from .summary import summary
+
+        return summary(self)
+
+    def __repr__(self) -> str:
+        return f"<Estimate of {self.name} on {self.topology.name}: {duration(self.time_ps)}>"
+
 
 def _lines(schedule: Schedule, time_ps: int, times: int) -> Iterator[Line]:
     """The steps of a schedule that takes `time_ps` for all its `times` runs."""
     shares = _shared_out(time_ps, [step.exposed_ps for step in schedule.steps])
     for step, share in zip(schedule.steps, shares):
-        if step.inner is not None:
-            yield from _lines(step.inner, share, times * step.count)
-        else:
+        if step.inner is None:
             yield _line(step, share, times)
+            continue
+        # What a loop has beside its body: finding out whether to go on.
+        beside = _beside_body(step)
+        inside = share * _of_body(step) // max(1, step.time_ps) if beside.time_ps else share
+        yield from _lines(step.inner, inside, times * step.count)
+        if beside.time_ps or beside.instructions:
+            yield _line(replace(step, cost=beside), share - inside, times)
+
+
+def _beside_body(step: Step) -> Cost:
+    """What a loop's condition costs, all its runs together."""
+    assert step.inner is not None
+    beside = step.cost + step.inner.cost * -step.count
+    return replace(beside, time_ps=step.time_ps - _of_body(step))
+
+
+def _of_body(step: Step) -> int:
+    """The part of a loop's time in which its body runs."""
+    assert step.inner is not None
+    if not step.count or not step.inner.steps:
+        return 0
+    return min(step.time_ps, step.inner.time_ps + step.inner.pace_ps * (step.count - 1))
+
+
+_ALWAYS = ("sbuf", "psum", "start_stop", "setup")
+
+
+def _matters(path: str, cost: Cost) -> bool:
+    """Whether a number of the machine can have to do with what a program costs."""
+    _, core, of_core = path.partition("chip.core.")
+    if core:
+        part = of_core.partition(".")[0]
+        return part.startswith(_ALWAYS) or cost.engines.get(part, 0) > 0
+    _, tier, name = path.partition("tiers[")
+    if tier:
+        return cost.link_bytes.get(name.partition("]")[0], 0) > 0
+    return not path.startswith(("chip.fabric", "server")) or cost.engines.get("links", 0) > 0
 
 
 def _line(step: Step, time_ps: int, times: int) -> Line:
