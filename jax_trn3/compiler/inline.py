@@ -6,7 +6,7 @@ has an inlining pass but not the part of it that knows func.call.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from jaxlib.mlir import ir
@@ -30,12 +30,17 @@ def blocks_of(op: Any) -> Iterator[Any]:
                 yield from blocks_of(inner.operation)
 
 
-def inline_calls(module: Any) -> None:
-    """Inlines into `main` what it calls, and what that calls."""
+def inline_calls(
+    module: Any, located: Callable[[Any, Any], Any] = lambda inlined, call: inlined
+) -> None:
+    """Inlines into `main` what it calls, and what that calls.
+
+    located: the location of an inlined operation, of the one it had and the call's.
+    """
     known = functions(module)
     pending = _calls(known["main"])
     while pending:
-        pending += _inline(pending.pop(), known)
+        pending += _inline(pending.pop(), known, located)
 
 
 def _calls(op: Any) -> list[Any]:
@@ -43,7 +48,7 @@ def _calls(op: Any) -> list[Any]:
     return [inner for inner in inside if inner.name == "func.call"]
 
 
-def _inline(call: Any, known: dict[str, Any]) -> list[Any]:
+def _inline(call: Any, known: dict[str, Any], located: Callable[[Any, Any], Any]) -> list[Any]:
     """Replaces a call by the operations of the callee. The calls among them."""
     name = ir.FlatSymbolRefAttr(call.attributes["callee"]).value
     # With attributes of its own (compute_on's, say) a call is more than what it calls.
@@ -55,11 +60,19 @@ def _inline(call: Any, known: dict[str, Any]) -> list[Any]:
     *operations, end = [op.operation for op in body.operations]
     for op in operations:
         copy = clone(op, values, ir.InsertionPoint(call))
+        _relocate(copy, call.location, located)
         calls += [copy] if copy.name == "func.call" else _calls(copy)
     for old, result in zip(call.results, end.operands):
         old.replace_all_uses_with(values[result])
     call.erase()
     return calls
+
+
+def _relocate(op: Any, call: Any, located: Callable[[Any, Any], Any]) -> None:
+    op.location = located(op.location, call)
+    for block in blocks_of(op):
+        for inner in block.operations:
+            inner.operation.location = located(inner.operation.location, call)
 
 
 def clone(op: Any, values: dict[Any, Any], at: Any) -> Any:

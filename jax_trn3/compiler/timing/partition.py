@@ -1,0 +1,172 @@
+"""What one device runs of a StableHLO module: Shardy's partitioning, in global shapes.
+
+The passes are Shardy's own, through jaxlib's MLIR bindings, none of a device's. They leave a
+sharding on every value and the collectives between them as operations (`sdy.all_gather`, ...);
+`read.py` takes the local shapes from the shardings. Nothing here has a list of devices.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from jax._src.interpreters import mlir
+from jaxlib.mlir import ir, passmanager
+from jaxlib.mlir.dialects import sdy
+
+from ..inline import blocks_of, functions, inline_calls
+from .sharding_rules import sharding_rule
+from .sources import call_location
+
+WHOLE = "trn3."
+"""What names of operations begin with that stay whole."""
+
+DECOMPOSITION = "trn3.decomposition"
+"""Attribute of an operation kept whole: the name of the function that says what it does."""
+
+ATTRIBUTES = "trn3.attributes"
+"""Attribute of an operation kept whole: its own attributes."""
+
+_RULE = "sdy.sharding_rule"
+
+_PROPAGATE = "sdy-propagation-pipeline,sdy-close-shardings"
+_COLLECTIVES = (
+    "func.func(sdy-insert-explicit-reshards{enable-full-version=true}),"
+    "sdy-resolve-permutation-factors,func.func(sdy-reshard-to-collectives)"
+)
+# Shardy's canonical forms: an all_reduce that is sliced is a reduce_scatter.
+_TIDY = "canonicalize,cse"
+
+
+def copied(module: Any) -> Any:
+    """The module in a context of its own (`.context`)."""
+    return ir.Module.parse(mlir.module_to_bytecode(module), mlir.make_ir_context())
+
+
+def partition(module: Any) -> Any:
+    """Partitions a module in place: calls inlined, collectives explicit, shapes still global.
+
+    Composites `trn3.*` become custom calls of that name with the attributes DECOMPOSITION and
+    ATTRIBUTES; other composites are replaced by what they do.
+
+    **Returns:** a module with the functions that DECOMPOSITION names.
+
+    **Raises:** `ValueError` for a module with GSPMD's annotations.
+    """
+    with module.context, ir.Location.unknown():
+        _check_annotations(module)
+        _open_composites(module)
+        inline_calls(module, located=call_location)
+        library = _split(module)
+        if meshes(module):
+            _partition(module)
+        _run(module, _TIDY)
+        return library
+
+
+def alone(library: Any, name: str) -> Any:
+    """A module whose main is one of a library's functions."""
+    module = library.operation.clone()
+    with module.context:
+        function = functions(module.opview)[name]
+        function.attributes["sym_name"] = ir.StringAttr.get("main")
+        function.attributes["sym_visibility"] = ir.StringAttr.get("public")
+    return module.opview
+
+
+def _split(module: Any) -> Any:
+    """Takes all functions but main out of a module, and returns them in one of their own."""
+    library = module.operation.clone().opview
+    functions(library)["main"].erase()
+    for name, function in functions(module).items():
+        if name != "main":
+            function.erase()
+    return library
+
+
+def meshes(module: Any) -> list[Any]:
+    """The `sdy.mesh` operations of several devices."""
+    found = [op.operation for op in module.body.operations if op.operation.name == "sdy.mesh"]
+    return [mesh for mesh in found if len(sdy.MeshAttr(mesh.attributes["mesh"]).axes)]
+
+
+def _partition(module: Any) -> None:
+    whole = [
+        op
+        for op in _operations(module.operation, "stablehlo.custom_call")
+        if DECOMPOSITION in op.attributes
+    ]
+    for op in whole:
+        op.attributes[_RULE] = sharding_rule(op, is_custom=True)
+    _run(module, _PROPAGATE)
+    # Shardy leaves operands alone of operations whose rule is custom.
+    for op in _operations(module.operation, "stablehlo.custom_call"):
+        if DECOMPOSITION in op.attributes:
+            op.attributes[_RULE] = sharding_rule(op, is_custom=False)
+    _run(module, _COLLECTIVES)
+
+
+def _run(module: Any, passes: str) -> None:
+    passmanager.PassManager.parse(f"builtin.module({passes})").run(module.operation)
+
+
+def _check_annotations(module: Any) -> None:
+    partitions = module.operation.attributes.get("mhlo.num_partitions")
+    if partitions is None or ir.IntegerAttr(partitions).value == 1 or meshes(module):
+        return
+    if b"mhlo.sharding" in mlir.module_to_bytecode(module):
+        raise ValueError(
+            "the program has GSPMD's annotations (mhlo.sharding), whose meshes have no axes; lower "
+            "it with Shardy's: jax.config.update('jax_use_shardy_partitioner', True)"
+        )
+
+
+def _operations(root: Any, name: str) -> list[Any]:
+    return [
+        op.operation
+        for block in blocks_of(root)
+        for op in block.operations
+        if op.operation.name == name
+    ]
+
+
+def _open_composites(module: Any) -> None:
+    """Composites of ours as custom calls, others as calls of what they do."""
+    for op in _operations(module.operation, "stablehlo.composite"):
+        name = ir.StringAttr(op.attributes["name"]).value
+        (_replace_by_whole if name.startswith(WHOLE) else _replace_by_call)(op)
+    for call in _operations(module.operation, "func.call"):
+        for attribute in [named for named in call.attributes if named != "callee"]:
+            del call.attributes[attribute]  # a hint, which would keep it from being inlined
+
+
+def _replace_by_whole(composite: Any) -> None:
+    attributes = composite.attributes
+    decomposition = ir.FlatSymbolRefAttr(attributes["decomposition"]).value
+    own = "composite_attributes"
+    _replace(
+        composite,
+        "stablehlo.custom_call",
+        {
+            "call_target_name": attributes["name"],
+            DECOMPOSITION: ir.StringAttr.get(decomposition),
+            ATTRIBUTES: attributes[own] if own in attributes else ir.DictAttr.get({}),
+        },
+    )
+
+
+def _replace_by_call(composite: Any) -> None:
+    _replace(composite, "func.call", {"callee": composite.attributes["decomposition"]})
+
+
+def _replace(op: Any, kind: str, attributes: dict[str, Any]) -> None:
+    new = ir.Operation.create(
+        kind,
+        results=[result.type for result in op.results],
+        operands=list(op.operands),
+        attributes=attributes,
+        loc=op.location,
+        ip=ir.InsertionPoint(op),
+    )
+    for old, result in zip(op.results, new.results):
+        old.replace_all_uses_with(result)
+    op.erase()
