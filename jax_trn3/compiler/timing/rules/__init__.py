@@ -21,3 +21,8 @@ def rule(name: str) -> Callable[[Rule], Rule]:
         return function
 
     return enter
+
+
+# Each enters its rules; they need what is above.
+from . import matmul as matmul  # noqa: E402
+from . import mx as mx  # noqa: E402
