@@ -147,3 +147,8 @@ class DeviceProgram:
     trip_counts: Mapping[int, int | None] = field(default_factory=dict, hash=False)
     """By id of a while's first result (or -1 - its place if it has none) how often its body runs;
     None where data decide."""
+
+    @property
+    def donated_ids(self) -> frozenset[int]:
+        """Numbers of the donated parameters."""
+        return frozenset(self.body.parameters[k].id for k in self.donated)

@@ -1,6 +1,6 @@
 """What lies in a device's HBM at the same time: parameters, results, and what is between them."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from .fusion import groups
@@ -38,9 +38,8 @@ def residency(program: DeviceProgram) -> Residency:
     """
     named = {t.id: (f"parameter {k}", Source()) for k, t in enumerate(program.body.parameters)}
     body = program.body
-    donated = {body.parameters[k].id for k in program.donated if k < len(body.parameters)}
-    kept = {t.id for t in body.parameters} - donated
-    peak, alive = _peak(body, kept, named)
+    kept = {t.id for t in body.parameters} - program.donated_ids
+    peak, alive = _peak(body, kept, named, program.donated_ids)
     largest = sorted(alive, key=lambda t: -t.bytes)[:20]
     residents = tuple(
         Resident(t.bytes, t.shape, t.dtype, *named.get(t.id, ("value", Source()))) for t in largest
@@ -49,10 +48,13 @@ def residency(program: DeviceProgram) -> Residency:
 
 
 def _peak(
-    body: Body, kept: set[int], named: dict[int, tuple[str, Source]]
+    body: Body,
+    kept: Collection[int],
+    named: dict[int, tuple[str, Source]],
+    donated: Collection[int] | None = None,
 ) -> tuple[int, list[Tensor]]:
     """The most bytes at once, and what they are. `kept` stay for the whole body."""
-    parts = groups(body)
+    parts = groups(body, donated)
     last = _last_uses(parts, body)
     alive = {t.id: t for t in body.parameters if _has_size(t)}
     now = sum(t.bytes for t in alive.values())

@@ -5,7 +5,7 @@ is ready, the first in the program's order goes first. A loop is one place of it
 first iteration, and as many more as it makes at the pace that its iterations settle to.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from jax_trn3.hardware import Topology
@@ -117,11 +117,12 @@ def schedule(program: DeviceProgram, machine: Machine) -> Schedule:
 
     **Raises:** `UnknownTripCount` for a loop whose count neither the program nor `machine` says.
     """
-    return _schedule(program.body, machine)
+    return _schedule(program.body, machine, program.donated_ids)
 
 
-def _schedule(body: Body, machine: Machine) -> Schedule:
-    items = [item for part in groups(body) for item in _items(part, machine)]
+def _schedule(body: Body, machine: Machine, donated: Collection[int] | None = None) -> Schedule:
+    """A body; `donated` are the parameters whose memory it may take, None: all of them."""
+    items = [item for part in groups(body, donated) for item in _items(part, machine)]
     once = _place(items, body, 1)
     settled = _place(items, body, _SETTLED)
     before = _place(items, body, _SETTLED - 1)
