@@ -9,7 +9,7 @@ from typing import Any
 import jax
 from jax._src import config
 
-from .equations import equations, symbolic, users_functions, values
+from .equations import equations, users_functions, values
 from .finding import SEVERITIES, Finding, Findings
 from .operations import operations
 from .place import Place
@@ -82,8 +82,6 @@ def _in_trace(closed: Any) -> Iterator[Finding]:
 
 
 def _in_module(traced: Any) -> Iterator[Finding]:
-    if symbolic(traced.jaxpr):
-        return  # only jax.export lowers such
     with config.traceback_in_locations_limit(-1):
         lowered = traced.lower(lowering_platforms=("trn3",))
     module = lowered.compiler_ir("stablehlo")

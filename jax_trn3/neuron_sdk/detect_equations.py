@@ -14,7 +14,7 @@ import numpy as np
 from jax import lax
 from jax._src.interpreters import mlir
 
-from .equations import Equation, is_symbolic, text, texts
+from .equations import Equation, text, texts
 
 EquationDetector = Callable[[Equation], str | None]
 DtypeDetector = Callable[[np.dtype[Any]], bool]
@@ -102,6 +102,12 @@ def random_initialization(equation: Equation) -> str | None:
     return f"`{equation.name}` makes {made} in a program that takes no array of floats"
 
 
+def large_constant(equation: Equation) -> str | None:
+    numbers = (x for x in equation.literals if getattr(x, "dtype", None) == np.uint64)
+    largest = max((int(np.max(x, initial=0)) for x in numbers), default=0)
+    return f"the constant {largest}, uint64" if largest >= 2**32 else None
+
+
 # Products.
 
 
@@ -165,6 +171,8 @@ def unchecked_scatter(equation: Equation) -> str | None:
 def _dropping(equation: Equation) -> str | None:
     mode = lax.GatherScatterMode.from_any(equation.params["mode"])
     if mode != lax.GatherScatterMode.FILL_OR_DROP:
+        return None
+    if equation.static[1]:
         return None
     array, indices = equation.inputs[:2]
     return f"`{equation.name}` of {text(array)} at {text(indices)}, mode {mode.name}"
@@ -250,8 +258,3 @@ def without_lowering(equation: Equation) -> str | None:
     return (
         f"`{equation.name}` of {texts(equation.inputs)}, which JAX lowers for {', '.join(having)}"
     )
-
-
-def symbolic_shape(equation: Equation) -> str | None:
-    sizes = [aval for aval in equation.outputs if is_symbolic(aval)]
-    return f"`{equation.name}` makes {texts(sizes)}" if sizes else None

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import numpy as np
 from jaxlib.mlir import ir
 from jaxlib.mlir.dialects import stablehlo
 
@@ -26,11 +25,11 @@ OperationDetector = Callable[[Operation], str | None]
 
 def conditional(operation: Operation) -> str | None:
     """A branch that is taken at run time; lax.platform_dependent's is not."""
-    if operation.name not in ("stablehlo.case", "stablehlo.if"):
+    count = len(operation.op.regions)
+    if operation.name not in ("stablehlo.case", "stablehlo.if") or count == 1:
         return None
     if unknown_in(operation.op.operands[0], operation) is None:
         return None
-    count = len(operation.op.regions)
     return f"{count} branches that make {texts(operation.outputs) or 'nothing'}"
 
 
@@ -111,15 +110,6 @@ def reduced_precision(operation: Operation) -> str | None:
     bits = [operation.op.attributes[name] for name in ("exponent_bits", "mantissa_bits")]
     exponent, mantissa = (ir.IntegerAttr(each).value for each in bits)
     return f"{text(operation.inputs[0])} to {exponent} bits of exponent and {mantissa} of mantissa"
-
-
-def large_constant(operation: Operation) -> str | None:
-    if operation.name != "stablehlo.constant" or element(operation.outputs[0]) != "ui64":
-        return None
-    largest = int(
-        np.max(np.asarray(ir.DenseElementsAttr(operation.op.attributes["value"])), initial=0)
-    )
-    return f"the constant {largest}, uint64" if largest >= 2**32 else None
 
 
 def integer_all_reduce(operation: Operation) -> str | None:

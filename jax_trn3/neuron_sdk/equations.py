@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,11 @@ from .place import Place
 # The kernels inside are no programs of arrays.
 _NOT_ENTERED = {"pallas_call"}
 _CALLS = ("jit", "pjit")
+# What indices are made of before they are used.
+_PLAIN = {
+    *_CALLS, "add", "broadcast_in_dim", "concatenate", "convert_element_type", "iota", "lt", "mul",
+    "reshape", "select_n", "squeeze", "sub",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -27,6 +33,9 @@ class Equation:
     initializes: bool
     """Whether the program takes no array of floats: it makes numbers and changes none."""
 
+    static: tuple[bool, ...]
+    """Which of its inputs follow from constants alone (as far as that is plain)."""
+
     @property
     def name(self) -> str:
         """The primitive's."""
@@ -36,6 +45,11 @@ class Equation:
     def params(self) -> dict[str, Any]:
         """The primitive's parameters."""
         return self.eqn.params
+
+    @property
+    def literals(self) -> list[Any]:
+        """The numbers that are written in it."""
+        return [var.val for var in self.eqn.invars if isinstance(var, core.Literal)]
 
     @property
     def inputs(self) -> list[Any]:
@@ -73,18 +87,27 @@ def equations(closed: Any) -> Iterator[Equation]:
     """Every equation of a traced program, once for each call of what it is in."""
     floats = any(_is_float(var.aval) for var in closed.jaxpr.invars)
     start = place.of_function(closed.jaxpr.debug_info)
-    yield from _equations(closed.jaxpr, start, pinned=False, initializes=not floats)
+    static = (False,) * len(closed.jaxpr.invars)
+    yield from _equations(closed.jaxpr, start, static, pinned=False, initializes=not floats)
 
 
-def _equations(jaxpr: Any, within: Place, *, pinned: bool, initializes: bool) -> Iterator[Equation]:
+def _equations(
+    jaxpr: Any, within: Place, static: tuple[bool, ...], *, pinned: bool, initializes: bool
+) -> Iterator[Equation]:
+    known = {*jaxpr.constvars, *itertools.compress(jaxpr.invars, static)}
     for eqn in jaxpr.eqns:
         where = place.of_equation(eqn, within, pinned=pinned)
-        yield Equation(eqn, where, initializes)
+        inputs = tuple(isinstance(var, core.Literal) or var in known for var in eqn.invars)
+        yield Equation(eqn, where, initializes, inputs)
+        if all(inputs) and eqn.primitive.name in _PLAIN:
+            known.update(eqn.outvars)
         if eqn.primitive.name in _NOT_ENTERED:
             continue
+        is_call = eqn.primitive.name in _CALLS
         for inner in core.jaxprs_in_params(eqn.params):
-            held = _is_of_library(inner) if eqn.primitive.name in _CALLS else pinned
-            yield from _equations(inner, where, pinned=held, initializes=initializes)
+            held = _is_of_library(inner) if is_call else pinned
+            passed = inputs if is_call else (False,) * len(inner.invars)
+            yield from _equations(inner, where, passed, pinned=held, initializes=initializes)
 
 
 def _is_of_library(jaxpr: Any) -> bool:
@@ -141,15 +164,3 @@ def text(aval: Any) -> str:
 def texts(avals: list[Any]) -> str:
     """Several, with commas."""
     return ", ".join(map(text, avals))
-
-
-def symbolic(closed: Any) -> bool:
-    """Whether a program has sizes that are no numbers."""
-    avals = [var.aval for var in (*closed.jaxpr.invars, *closed.jaxpr.outvars)]
-    avals += [aval for equation in equations(closed) for aval in equation.outputs]
-    return any(map(is_symbolic, avals))
-
-
-def is_symbolic(aval: Any) -> bool:
-    """Whether a size of an array is no number."""
-    return not all(isinstance(size, int) for size in getattr(aval, "shape", ()))

@@ -55,15 +55,6 @@ _CONTROL_FLOW = (
         way_out="pad or bucket to fixed sizes, with a mask for what is padding",
         pages=(_error("EMOD025"),),
     ),
-    Rule(
-        id="symbolic-shape",
-        severity="refused",
-        equation=of.symbolic_shape,
-        says="every dimension must have a static size (NCC_EMOD025). Only the traced program was "
-        "checked: it can be lowered with sizes alone",
-        way_out="trace with the sizes that will be used, one program for each",
-        pages=(_error("EMOD025"),),
-    ),
 )
 
 _DTYPES = (
@@ -97,7 +88,7 @@ _DTYPES = (
     Rule(
         id="uint64-constant",
         severity="refused",
-        operation=lowered.large_constant,
+        equation=of.large_constant,
         says="a 64-bit constant that does not fit into 32 bits fails compilation (NCC_ESFH002)",
         way_out="constants of 32 bits, put together by shifts where more is needed",
         pages=(_error("ESFH002"),),
