@@ -1,8 +1,8 @@
 """A mixture of experts: tokens travel to the experts that they chose, and back.
 
 The way of JAX programs with places (capacity): each group of tokens fills for each expert so many
-places, in the order of its tokens; tokens that find no place pass by. Shapes are static, experts are
-one batched product, and a change of sharding from groups to experts is the all-to-all.
+places, in the order of its tokens; tokens that find no place pass by. Shapes are static, experts
+are one batched product, and a change of sharding from groups to experts is the all-to-all.
 """
 
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""A training step: the gradient of microbatches summed, clipped, and AdamW (Loshchilov & Hutter)."""
+"""A training step: gradients of microbatches, summed and clipped, and AdamW."""
 
 import functools
 from collections.abc import Callable
