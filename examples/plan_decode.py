@@ -2,10 +2,10 @@
 
     python examples/plan_decode.py [--context 8192] [--plot decode.png] [--json]
 
-One more token for every user, users swept, on one to sixteen chips of a Trainium3 and of a Trainium2
-UltraServer that share the experts; a server is as many such groups as it has chips for. Trainium3
-multiplies the experts' MXFP4 weights as they are; Trainium2 cannot and has them in bfloat16 (as AWS's
-libraries do) or in float8. At re:Invent 2025 (AIM3335) AWS showed more than 5 times the tokens a
+One more token for every user, users swept, on one to sixteen chips of a Trainium3 and of a
+Trainium2 UltraServer that share the experts; a server is as many such groups as it has chips for.
+Trainium3 multiplies the experts' MXFP4 weights as they are; Trainium2 cannot and has them in
+bfloat16 or in float8. At re:Invent 2025 (AIM3335) AWS showed more than 5 times the tokens a
 megawatt for Trainium3 at equal interactivity. Power is that of the chips alone, about 500 W each.
 """
 

@@ -2,9 +2,9 @@
 
     python examples/plan_mesh.py [--model llama-3-70b] [--topology trn3-gen2] [--precision mxfp8]
 
-Layouts are replica x fsdp x sequence x tensor over all cores, each with the fewest microbatches with
-which it fits (tensor stays within a chip). The table says of each that loses why. `--devices` takes
-fewer cores, `--top` shows more lines, `--json` is for programs.
+Layouts are replica x fsdp x sequence x tensor over all cores, each with the fewest microbatches
+with which it fits (tensor stays within a chip). The table says of each that loses why. `--devices`
+takes fewer cores, `--top` shows more lines, `--json` is for programs.
 """
 
 import argparse

@@ -2,9 +2,10 @@
 
     python examples/plan_training.py [--json] [--only llama-3-70b]
 
-A step: 1,152 sequences of 8,192 tokens, forward, backward with recomputation of every layer, AdamW in
-float32; products in bfloat16, or in MXFP8 all but the embedding, the router and the output layer.
-Simulated from the program that JAX makes, partitioned for the mesh (`examples/planning/`); nothing runs.
+A step: 1,152 sequences of 8,192 tokens, forward, backward with recomputation of every layer, AdamW
+in float32; products in bfloat16, or in MXFP8, but for the embedding, the router and the output
+layer. Simulated from the program that JAX makes, partitioned for the mesh (`examples/planning/`);
+nothing runs.
 """
 
 import argparse

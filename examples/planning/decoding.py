@@ -2,8 +2,9 @@
 
 All users are equally far; biases are left out. A batch is divided over chips ("expert"), the heads
 of a user over the cores of a chip ("tensor"); an expert lies on one core, and tokens travel to it
-(GShard's products with ones and zeros, cheap for a single token a user). Experts' weights are MXFP4,
-as published, their products with activations in MXFP8; or bfloat16 or float8, for chips without.
+(GShard's products with ones and zeros, cheap for a single token a user). Experts' weights are
+MXFP4, as published, their products with activations in MXFP8; or bfloat16 or float8, for chips
+without.
 """
 
 import functools
