@@ -1,4 +1,4 @@
-"""Views of a timeline: text, JSON, Perfetto. Each shows the same numbers (`figures.py`).
+"""Views of a timeline: text, JSON, Perfetto, Parquet. Each shows the same numbers (`figures.py`).
 
 A view is a module with `write(timeline, path, shown)`; naming it in `VIEWS` under the end of its
 files' names is all it takes for `save` and `jax-trn3 trace`.
@@ -15,7 +15,7 @@ from .runs import runs as runs
 from .summary import render as render
 from .summary import summary as summary
 
-VIEWS = {".json": "json_view", ".pftrace": "perfetto"}
+VIEWS = {".json": "json_view", ".pftrace": "perfetto", ".parquet": "parquet"}
 """Module of each view by suffix. Loaded when it is needed: a view may need packages of its own."""
 
 
@@ -24,9 +24,9 @@ def save(timeline: Timeline, path: str | Path, shown: Runs | None = None) -> Non
 
     **Arguments:**
 
-    - `path`: Ends in one of `VIEWS`.
+    - `path`: Ends in one of `VIEWS`; ".parquet" is a directory of tables.
     - `shown`: The runs of instructions to show one by one (`runs(timeline, window_ps)`). With None,
-      JSON leaves them out; Perfetto shows all, or up to `MAX_RUNS` from the start.
+      JSON leaves them out; the others show all, or up to `MAX_RUNS` from the start.
 
     **Raises:** `ValueError` for another suffix; `ModuleNotFoundError` for a view that needs a
     package which is not installed, saying which.

@@ -247,16 +247,27 @@ def limit(timeline: Timeline, memory: str) -> int:
 
 def access_bytes(timeline: Timeline) -> dict[str, int]:
     """Bytes that instructions and transfers read and wrote in SBUF and PSUM."""
-    sums = {f"{m}_{how}_bytes": 0 for m in ("sbuf", "psum") for how in ("read", "write")}
+    sums = dict.fromkeys(_ACCESSES, 0)
     for runs, instruction in zip(timeline.executions.tolist(), timeline.instructions):
-        for operand in instruction.spec.operands:
-            access = instruction.get(operand.name)
-            if not isinstance(access, Access) or access.memory == "hbm":
-                continue
-            if operand.role == "read" or instruction.updates(operand):
-                sums[f"{access.memory}_read_bytes"] += runs * access.bytes
-            if operand.role != "read":
-                sums[f"{access.memory}_write_bytes"] += runs * access.bytes
+        for name, count in accessed_bytes(instruction).items():
+            sums[name] += runs * count
+    return sums
+
+
+_ACCESSES = ("sbuf_read_bytes", "sbuf_write_bytes", "psum_read_bytes", "psum_write_bytes")
+
+
+def accessed_bytes(instruction: Instruction) -> dict[str, int]:
+    """The same of one run of an instruction."""
+    sums = dict.fromkeys(_ACCESSES, 0)
+    for operand in instruction.spec.operands:
+        access = instruction.get(operand.name)
+        if not isinstance(access, Access) or access.memory == "hbm":
+            continue
+        if operand.role == "read" or instruction.updates(operand):
+            sums[f"{access.memory}_read_bytes"] += access.bytes
+        if operand.role != "read":
+            sums[f"{access.memory}_write_bytes"] += access.bytes
     return sums
 
 

@@ -1,6 +1,7 @@
 """How much of SBUF and PSUM holds something that is still needed, over time."""
 
 import math
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -21,6 +22,26 @@ def in_use(runs: Runs) -> dict[tuple[str, int], Level]:
     holds something else once writes after the last read have replaced all of it. Of a window: what
     is read in it without having been written in it counts from its start on.
     """
+    spans: dict[tuple[str, int], list[tuple[int, int, int]]] = {}
+    for life in lives(runs):
+        spans.setdefault((life.tile.memory, life.tile.core), []).append(
+            (life.begin_ps, life.end_ps, life.tile.bytes)
+        )
+    return {key: level(*np.array(spans[key], np.int64).T) for key in sorted(spans)}
+
+
+@dataclass(frozen=True)
+class Life:
+    """A time in which a slot of a tile held something."""
+
+    tile: Tile
+    slot: int
+    begin_ps: int
+    end_ps: int
+
+
+def lives(runs: Runs) -> list[Life]:
+    """What `in_use` counts, one by one."""
     tiles: dict[Tile, dict[int, _Slot]] = {}
     text = [
         [(use, access, tiles.setdefault(access.tile, {})) for use, access in _accesses(instruction)]
@@ -39,12 +60,12 @@ def in_use(runs: Runs) -> dict[tuple[str, int], Level]:
                     state.read(done)
                 else:
                     state.write(access, start, done)
-    spans: dict[tuple[str, int], list[tuple[int, int, int]]] = {}
-    for tile, found in tiles.items():
-        for state in found.values():
-            lives = ((begin, end, tile.bytes) for begin, end in state.finish())
-            spans.setdefault((tile.memory, tile.core), []).extend(lives)
-    return {key: level(*np.array(spans[key], np.int64).T) for key in sorted(spans)}
+    return [
+        Life(tile, slot, begin, end)
+        for tile, found in tiles.items()
+        for slot, state in found.items()
+        for begin, end in state.finish()
+    ]
 
 
 def _accesses(instruction: Instruction) -> list[tuple[_Use, Access]]:

@@ -1,6 +1,6 @@
 """The runs that a view shows one by one: all of a timeline, or those of a window."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -70,6 +70,19 @@ def runs(
             if end == 1:
                 raise
             end = max(1, end * 3 // 4)
+
+
+def shifted(shown: Runs, ps: int, number: int) -> Runs:
+    """The same runs so much later, counted from `number` on: as part of something longer."""
+    events = shown.events + np.array([ps, ps, ps, ps, number, 0])
+    events[:, 4] = np.where(shown.events[:, 4] < 0, -1, events[:, 4])
+    return replace(
+        shown,
+        start_ps=shown.start_ps + ps,
+        end_ps=shown.end_ps + ps,
+        numbers=shown.numbers + number,
+        events=events,
+    )
 
 
 def _of_window(timeline: Timeline, start: int, end: int, limit: int) -> Runs:
