@@ -1,6 +1,6 @@
 """Elementwise operations around a product: what is done to operands before, to results after."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from jax_trn3.hardware import NeuronCore
 
@@ -66,6 +66,7 @@ def around(group: Group, dot: Operation, core: NeuronCore) -> Around:
     also = held_as(plain.dtype, core) if steps and plain.id in outputs else ""
     if steps:
         result = steps[-1].dtype
+        steps[-1] = replace(steps[-1], kept=False)
     epilogue = Epilogue(result, tuple(steps), also)
     return Around(
         (before[0][0], before[1][0]), (before[0][1], before[1][1]), epilogue,
@@ -88,75 +89,75 @@ def _before(operand: Tensor, made: dict[int, Operation], group: Group) -> tuple[
 
 
 def _after(group: Group, dot: Operation, core: NeuronCore) -> tuple[list[Step], int]:
-    """The operations on the result, one after another."""
-    known = {x.id for x in dot.results}
-    outputs = {x.id for x in group.outputs}
+    """The other operations of the group, one after another."""
     own = {result.id for op in group.operations for result in op.results}
-    shape = dot.results[0].shape
-    seen = False
+    outputs = {x.id for x in group.outputs}
+    used = {x.id for op in group.operations for x in op.operands}
+    before = _ancestors(dot, group)
     steps: list[Step] = []
     flops = 0
     for op in group.operations:
-        seen = seen or op is dot
-        if op is dot or not seen or not any(x.id in known for x in op.operands):
+        if op is dot or id(op) in before or op.kind in FREE or not op.results:
             continue
-        known |= {x.id for x in op.results}
-        (result,) = op.results[:1]
-        last = result.id in outputs
-        if op.kind in FREE or op.kind in CONVERTS:
-            if steps and not steps[-1].kept:
-                steps[-1] = _as(steps[-1], held_as(result.dtype, core), last and _more(op, group))
+        result = op.results[0]
+        kept = result.id in outputs and result.id in used
+        dtype = held_as(result.dtype, core)
+        if op.kind in CONVERTS and steps and not steps[-1].kept:
+            steps[-1] = replace(steps[-1], dtype=dtype, kept=kept)
             continue
-        others = [x for x in op.operands if x.id not in known and x.size > 1]
-        steps.append(_step(op, others, own, group, shape, last and _more(op, group), core))
-        flops += result.size
+        if op.kind in CONVERTS and not (kept or steps):
+            continue
+        flops += result.size * (op.kind not in CONVERTS)
+        steps += _steps(op, own, dot, dtype, kept, core)
     return steps, flops
 
 
-def _as(step: Step, dtype: str, kept: bool) -> Step:
-    return Step(step.engine, step.op, dtype, step.other, step.along, step.passes, kept)
+def _ancestors(dot: Operation, group: Group) -> set[int]:
+    """Operations of the group that make the product's operands."""
+    made = {result.id: op for op in group.operations for result in op.results}
+    pending, found = list(dot.operands), set()
+    while pending:
+        op = made.get(pending.pop().id)
+        if op is not None and id(op) not in found:
+            found.add(id(op))
+            pending += op.operands
+    return found
 
 
-def _more(op: Operation, group: Group) -> bool:
-    """Whether later operations of the group use the results."""
-    ids = {x.id for x in op.results}
-    return any(x.id in ids for later in group.operations for x in later.operands)
-
-
-def _step(
-    op: Operation,
-    others: list[Tensor],
-    own: set[int],
-    group: Group,
-    shape: tuple[int, ...],
-    kept: bool,
-    core: NeuronCore,
-) -> Step:
-    dtype = held_as(op.results[0].dtype, core)
+def _steps(
+    op: Operation, own: set[int], dot: Operation, dtype: str, kept: bool, core: NeuronCore
+) -> list[Step]:
+    """One operation: an instruction for each operand from HBM, or for what it is."""
     passes = _PASSES.get(op.kind, 1)
-    source = _source(others[0], group, own) if others else None
-    if source is not None and source.size > 1:
-        along = _along(others[0], source, shape)
-        operation = _ALU.get(op.kind, "multiply")
-        return Step("vector", operation, dtype, held_as(source.dtype, core), along, passes, kept)
-    if op.kind in _FUNCTIONS:
-        return Step("scalar", _FUNCTIONS[op.kind], dtype, passes=passes, kept=kept)
+    repeats = tuple(op.attributes.get("repeats", ())) or (None,) * len(op.operands)
     operation = _ALU.get(op.kind, "multiply")
+    outside = [
+        (x, repeat)
+        for x, repeat in zip(op.operands, repeats)
+        if x.id not in own and x.size > 1 and x.dtype != "token"
+    ]
+    if outside:
+        return [
+            Step(
+                "vector", operation, dtype, held_as(x.dtype, core),
+                _along(x, repeat, op.results[0]), 1 if number else passes,
+                kept and number == len(outside) - 1,
+            )
+            for number, (x, repeat) in enumerate(outside)
+        ]  # fmt: skip
+    if op.kind in _FUNCTIONS:
+        return [Step("scalar", _FUNCTIONS[op.kind], dtype, passes=passes, kept=kept)]
+    if op.kind in CONVERTS:
+        return [Step("scalar", "copy", dtype, kept=kept)]
     if operation.startswith("logical"):
         operation = "multiply"
-    return Step("vector", operation, dtype, passes=passes, kept=kept)
+    return [Step("vector", operation, dtype, passes=passes, kept=kept)]
 
 
-def _source(value: Tensor, group: Group, own: set[int]) -> Tensor:
-    """What an operand is a broadcast of."""
-    made = {result.id: op for op in group.operations for result in op.results}
-    while value.id in own and made[value.id].operands:
-        value = max(made[value.id].operands, key=lambda x: x.size)
-    return value
-
-
-def _along(operand: Tensor, source: Tensor, shape: tuple[int, ...]) -> str:
+def _along(operand: Tensor, repeat: int | None, result: Tensor) -> str:
     """Whether it has an element for each of the result's, for each column, or for each row."""
-    if source.size >= operand.size:
+    if operand.size >= result.size:
         return "all"
-    return "columns" if shape and source.shape and source.shape[-1] == shape[-1] else "rows"
+    if repeat is not None:
+        return "rows" if repeat else "columns"
+    return "columns" if operand.shape[-1:] == result.shape[-1:] else "rows"

@@ -5,7 +5,7 @@ of one operand stays in SBUF, transposing loads where the contracted axis is the
 elementwise operations on the way out of PSUM.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from jax_trn3.hardware import Chip, NeuronCore
@@ -15,19 +15,20 @@ from jax_trn3.isa.dtypes import FP8, FP32
 from jax_trn3.isa.vector_move import memset
 from jax_trn3.simulator import Node, Program, loop
 
-from ..graph import Operation, Tensor
+from ..graph import Operation
 from ..group import Group, Plan
 from . import rule
 from .dimensions import Layout, dimension_numbers, layout
 from .fused import around
-from .product import Precision, Product, Side
+from .product import Blocking, Precision, Product, Side
 from .product_program import multiply
 from .tiles import ROWS, ceil_div, held_as, words
 
-DOTS = (
-    "stablehlo.dot_general", "stablehlo.dot", "trn3.bf16_dot_general", "trn3.mx_dot_general",
-    "trn3.scaled_dot", "trn3.sparse_dot_general",
-)  # fmt: skip
+DOTS = ("stablehlo.dot_general", "stablehlo.dot", "trn3.bf16_dot_general")
+
+
+OTHERS: dict[str, Callable[[Group, Operation, Chip], Plan]] = {}
+"""Products of other kinds, by operation: what makes a plan of a group and its product."""
 
 
 @rule("matmul")
@@ -36,12 +37,15 @@ def matmul(group: Group, chip: Chip) -> Plan:
 
     **Raises:** `ValueError` for a group without a product.
     """
-    products = [op for op in group.operations if op.kind in DOTS]
+    products = [op for op in group.operations if op.kind in DOTS or op.kind in OTHERS]
     if len(products) != 1:
         raise ValueError(
-            f"a group of rule 'matmul' has one of {', '.join(DOTS)}; this one has {len(products)}"
+            f"a group of rule 'matmul' has one of {', '.join((*DOTS, *OTHERS))}; this one has "
+            f"{len(products)}"
         )
     (dot,) = products
+    if dot.kind in OTHERS:
+        return OTHERS[dot.kind](group, dot, chip)
     numbers = dimension_numbers(dot)
     lhs, rhs = dot.operands[:2]
     layouts = tuple(
@@ -49,6 +53,9 @@ def matmul(group: Group, chip: Chip) -> Plan:
     )
     how = arithmetic(dot, layouts[0].contracted, chip.core)
     return planned(group, dot, layouts, how, chip)
+
+
+rule("trn3.bf16_dot_general")(matmul)
 
 
 @dataclass(frozen=True)
@@ -59,10 +66,18 @@ class Arithmetic:
     terms: int = 1
     """Products that make one: of complex numbers, and of parts of wide ones."""
 
-    passes: int = 0
+    passes: tuple[int, int] = (0, 0)
     """Elementwise operations on each operand before."""
 
     lacks: str = ""
+    quantized: tuple[bool, bool] = (False, False)
+    """Operands that are to be quantized to MX on the way."""
+
+    packed: tuple[bool, bool] = (False, False)
+    """Operands that lie in HBM as MX."""
+
+    thin: tuple[int, int] = (1, 1)
+    """Elements of each operand's contracted axis for each one that the array is given."""
 
 
 def arithmetic(dot: Operation, contracted: int, core: NeuronCore) -> Arithmetic:
@@ -72,12 +87,12 @@ def arithmetic(dot: Operation, contracted: int, core: NeuronCore) -> Arithmetic:
         return Arithmetic(Precision("bfloat16", "bfloat16", "bfloat16"))
     if any(t.startswith("complex") for t in types):
         return Arithmetic(
-            Precision("float32", "float32", "float32"), 4, 0,
+            Precision("float32", "float32", "float32"), 4, (0, 0),
             "complex numbers: four float32 products of the real and imaginary parts",
         )  # fmt: skip
     if "f64" in types:
         return Arithmetic(
-            Precision("float32", "float32", "float32"), 6, 3,
+            Precision("float32", "float32", "float32"), 6, (3, 3),
             "float64: six float32 products of operands split in three",
         )  # fmt: skip
     if any(t.lstrip("su").startswith("i") or t == "pred" for t in types):
@@ -97,18 +112,18 @@ def arithmetic(dot: Operation, contracted: int, core: NeuronCore) -> Arithmetic:
         if core.generation >= 3 and contracted > 1:
             return Arithmetic(Precision(*names, "float8_double_row"))
         return Arithmetic(Precision(*names, "float8"))
-    return Arithmetic(Precision(*names, "bfloat16"), 1, int(bool(converted)), converted)
+    return Arithmetic(Precision(*names, "bfloat16"), 1, (int(bool(converted)),) * 2, converted)
 
 
 def _integers(types: list[str]) -> Arithmetic:
     narrow = all(t.lstrip("su") in ("i1", "i2", "i4", "i8", "pred") for t in types)
     if narrow:
         return Arithmetic(
-            Precision("bfloat16", "bfloat16", "bfloat16"), 1, 0,
+            Precision("bfloat16", "bfloat16", "bfloat16"), 1, (0, 0),
             "integer products: cast to bfloat16, summed in float32, exact up to 2^24",
         )  # fmt: skip
     return Arithmetic(
-        Precision("bfloat16", "bfloat16", "bfloat16"), 10, 4,
+        Precision("bfloat16", "bfloat16", "bfloat16"), 10, (4, 4),
         "integer products: ten bfloat16 products of bytes, put together in 32-bit integers",
     )  # fmt: skip
 
@@ -136,24 +151,30 @@ def planned(
     if not all((left.batch, left.free, right.free, left.contracted)):
         return Plan(Program("a product without elements", tuple(_zeros(group, chip.core))))
     precision = how.precision
+    types = (precision.stationary, precision.moving)
     sides = [
-        _side(lay, tensor, stored, dtype, how.passes + passes, chip.core)
-        for lay, tensor, stored, passes, dtype in zip(
-            layouts, dot.operands, fused.stored, fused.passes,
-            (precision.stationary, precision.moving),
-        )
-    ]  # fmt: skip
-    k = left.contracted * how.terms
+        _side(layouts[i], fused.stored[i], types[i], fused.passes[i], how, i, chip.core)
+        for i in range(2)
+    ]
+    k = ceil_div(left.contracted * how.terms, max(how.thin))
     product = Product(left.batch, k, sides[0], sides[1], precision, fused.epilogue.result)
     name = f"{dot.kind.partition('.')[2]} {left.batch}x{left.free}x{left.contracted}x{right.free}"
     program, repeat, blocks = multiply(name, product, chip, fused.epilogue)
-    said = [f"blocks of {blocks.rows} x {blocks.columns} result tiles", *fused.assumptions]
-    stationary = "right" if blocks.product.turned else "left"
-    said.append(f"the {stationary} operand is stationary")
-    for which, side in zip(("left", "right"), sides):
-        if side.transposed:
-            said.append(f"the {which} operand is transposed by DMA on its way to SBUF")
+    said = [f"{name}: {line}" for line in (*_said(sides, blocks), *fused.assumptions)]
     return Plan(program, repeat, flops, tuple(said), how.lacks)
+
+
+def _said(sides: list[Side], blocks: Blocking) -> Iterator[str]:
+    """What was chosen, a sentence each."""
+    yield f"blocks of {blocks.rows} x {blocks.columns} result tiles"
+    yield f"the {'right' if blocks.product.turned else 'left'} operand is stationary"
+    for which, side in zip(("left", "right"), sides):
+        if side.quantized:
+            yield f"the {which} operand is quantized to MX once, before, by way of HBM"
+        elif side.transposed:
+            yield f"the {which} operand is transposed by DMA on its way to SBUF"
+        elif side.packed:
+            yield f"the {which} operand lies in HBM as the tensor engine reads MX"
 
 
 def _zeros(group: Group, core: NeuronCore) -> Iterator[Node]:
@@ -171,10 +192,16 @@ def _zeros(group: Group, core: NeuronCore) -> Iterator[Node]:
 
 
 def _side(
-    lay: Layout, tensor: Tensor, stored: str, dtype: str, passes: int, core: NeuronCore
+    lay: Layout, stored: str, dtype: str, passes: int, how: Arithmetic, place: int, core: NeuronCore
 ) -> Side:
     """An operand; one that is transposed and of another type is cast by an engine on the way."""
+    free = ceil_div(lay.free, 2) * 2 if how.precision.scaled else lay.free
+    if how.packed[place]:
+        return Side(free, dtype, free, packed=True)
     held = held_as(stored, core)
+    if how.quantized[place]:
+        return Side(free, held, min(lay.run, free), lay.transposed, passes, quantized=True)
+    passes += how.passes[place]
     if lay.transposed and held != dtype:
         passes = max(1, passes)
-    return Side(lay.free, held, lay.run, lay.transposed, passes)
+    return Side(free, held, lay.run, lay.transposed, passes, thin=how.thin[place])

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from jax_trn3.hardware import Chip
 from jax_trn3.isa import Access, Index, Instruction, Tile
 from jax_trn3.isa.dma import dma_copy, dma_transpose
+from jax_trn3.isa.scalar import activation
 from jax_trn3.isa.tensor import nc_transpose
 from jax_trn3.isa.vector import quantize_mx, tensor_scalar
 from jax_trn3.isa.vector_move import tensor_copy
@@ -36,13 +37,10 @@ def prepared(
         source = raw[index]
         for number in range(side.passes):
             into = ready[index] if number == side.passes - 1 else raw[index]
-            yield tensor_scalar(into, source, 1.0, op0="multiply", engine=_ENGINES[number % 2])
+            yield tensor_scalar(into, source, 1.0, op0="multiply", engine="vector")
         yield dma_copy(far[:, 0:columns], ready[index], engine=_STORES)
 
     return [loop(tiles * ceil_div(side.size, columns), block)]
-
-
-_ENGINES = ("vector", "gpsimd")
 
 
 def _loaded(name: str, into: Access, side: Side) -> Instruction:
@@ -78,6 +76,7 @@ def _quantized(name: str, side: Side, k: int, batch: int) -> list[Node]:
     scales = Tile(f"{name} new scales", "sbuf", (partitions, columns), "uint8", 2)
     far = Tile(f"{name} quantized in hbm", "hbm", (partitions, chunk, 2 * columns), data.dtype)
     far_scales = Tile(f"{name} scales in hbm", "hbm", (partitions, 2 * columns), "uint8")
+    written = partitions - 28 + 4 * (chunk - 1)
     by_fours = _turned_by_fours if side.transposed else _interleaved
 
     def block(index: Index) -> Iterator[Node]:
@@ -87,7 +86,7 @@ def _quantized(name: str, side: Side, k: int, batch: int) -> list[Node]:
             rows = slice(4 * tile, 4 * tile + partitions - 28)
             yield quantize_mx(data[place], plain[place], scales[index][rows])
         yield dma_copy(far[:, :, 0:columns], data.run(index * chunk, chunk), engine=_STORES)
-        yield dma_copy(far_scales[:, 0:columns], scales[index], engine=_STORES)
+        yield dma_copy(far_scales[0:written, 0:columns], scales[index][0:written], engine=_STORES)
 
     blocks = batch * ceil_div(tiles, chunk) * ceil_div(side.size, columns)
     return [loop(blocks, block)]
@@ -101,8 +100,8 @@ def _interleaved(name: str, side: Side, into: Access, place: Index) -> Iterator[
     source = Tile(f"{name} rows in hbm", "hbm", shape, side.stored, given=True)
     yield dma_copy(raw[place], source[:, :, :, 0:run], engine=_LOADS)
     for part in range(4):
-        engine = ("vector", "gpsimd", "gpsimd", "gpsimd")[part]
-        yield tensor_copy(into[:, :, part], raw[place][:, part], engine=engine)
+        engine = ("vector", "scalar", "scalar", "scalar")[part]
+        yield _copy(into[:, :, part], raw[place][:, part], engine)
 
 
 def _turned_by_fours(name: str, side: Side, into: Access, place: Index) -> Iterator[Instruction]:
@@ -119,13 +118,11 @@ def _turned_by_fours(name: str, side: Side, into: Access, place: Index) -> Itera
             result = back[at * 4 + part][:, 0:height]
             yield nc_transpose(result, raw[at][0:height, part:wide:4])
             span = slice(first, first + height)
-            engine = "vector" if part == 0 else "scalar"
+            engine = "vector" if part == 0 or (part == 1 and piece % 2) else "scalar"
             yield _copy(into[:, span, part], result, engine)
 
 
 def _copy(into: Access, source: Access, engine: str) -> Instruction:
-    from jax_trn3.isa.scalar import activation
-
     if engine == "scalar":
         return activation(into, source, op="copy")
     return tensor_copy(into, source, engine=engine)

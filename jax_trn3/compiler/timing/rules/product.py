@@ -91,10 +91,8 @@ class Side:
     packed: bool = False
     """Whether it lies in HBM as MX data with scales."""
 
-    @property
-    def prepared(self) -> bool:
-        """Whether engines work on it before the product."""
-        return self.passes > 0 or self.quantized
+    thin: int = 1
+    """Elements of the contracted axis for each that the array is given (sparsity)."""
 
 
 @dataclass(frozen=True)
@@ -182,9 +180,10 @@ class Blocking:
     def tile_bytes(self, name: str) -> float:
         """Bytes of a partition of one tile of the contracted axis, as wide as a block."""
         precision = self.product.precision
+        side: Side = getattr(self.product, name)
         if name == "lhs":
-            return self.rows * ROWS * precision.column_bytes(precision.stationary)
-        return self.columns * self.width * precision.column_bytes(precision.moving)
+            return self.rows * ROWS * precision.column_bytes(precision.stationary) * side.thin
+        return self.columns * self.width * precision.column_bytes(precision.moving) * side.thin
 
     def worked_bytes(self, name: str) -> float:
         """Bytes of a partition for what an operand is before engines worked on it."""
@@ -247,7 +246,7 @@ def _seconds(blocks: Blocking, chip: Chip) -> float:
     moved = 0.0
     for name, side in (("lhs", product.lhs), ("rhs", product.rhs)):
         width = DTYPES[side.stored].bytes
-        held = width * side.size * product.k / (4 if side.packed else 1)
+        held = width * side.size * product.k * side.thin / (4 if side.packed else 1)
         if side.transposed:
             moved += again[name] * rates.transposed_s(held)
         else:

@@ -40,7 +40,7 @@ def multiply(
             blocks = blocking(product, chip)
     body, repeat = _Writer(blocks, chip, epilogue).program()
     if before:
-        body, repeat = [*before, loop(repeat, lambda _: body) if repeat > 1 else body[0]], 1
+        body, repeat = [*before, *([loop(repeat, lambda _: body)] if repeat > 1 else body)], 1
     return program(name, body), repeat, blocks
 
 
@@ -74,6 +74,7 @@ class _Operand:
     def load(self, at: Index, count: int, columns: int) -> Iterator[Instruction]:
         """Brings `count` tiles of the contracted axis to SBUF."""
         into = self._sbuf.run(at, count)
+        columns *= self.side.thin
         if self.side.passes:
             yield from self._load(self._raw.run(at, count), count, columns)
             yield from self._worked(at, count, columns)
@@ -104,7 +105,8 @@ class _Operand:
     @property
     def _shape(self) -> tuple[int, ...]:
         pairs = self.blocks.product.precision.pairs
-        return (self.blocks.partitions, *((pairs,) if pairs > 1 else ()), self.columns)
+        columns = self.columns * self.side.thin
+        return (self.blocks.partitions, *((pairs,) if pairs > 1 else ()), columns)
 
     @property
     def _sbuf(self) -> Tile:
@@ -144,11 +146,10 @@ class _Operand:
         raw, ready = self._raw.run(at, count), self._sbuf.run(at, count)
         source = _first(raw, 0, columns)
         for number in range(self.side.passes):
-            engine = ("vector", "gpsimd")[number % 2]
             into = _first(ready, 0, columns)
             if number < self.side.passes - 1:
                 into = source
-            yield tensor_scalar(into, source, 1.0, op0="multiply", engine=engine)
+            yield tensor_scalar(into, source, 1.0, op0="multiply", engine="vector")
 
 
 def _whole(at: Index, chunk: int) -> Index:
