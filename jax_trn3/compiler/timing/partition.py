@@ -35,6 +35,13 @@ _COLLECTIVES = (
 )
 # Shardy's canonical forms: an all_reduce that is sliced is a reduce_scatter.
 _TIDY = "canonicalize,cse"
+_MERGEABLE = frozenset(
+    f"sdy.{name}"
+    for name in (
+        "all_gather", "all_reduce", "all_slice", "all_to_all", "collective_permute",
+        "reduce_scatter",
+    )
+)  # fmt: skip
 
 
 def copied(module: Any) -> Any:
@@ -59,7 +66,8 @@ def partition(module: Any) -> Any:
         library = _split(module)
         if meshes(module):
             _partition(module)
-        _run(module, _TIDY)
+        else:
+            _run(module, _TIDY)
         return library
 
 
@@ -103,6 +111,31 @@ def _partition(module: Any) -> None:
         if DECOMPOSITION in op.attributes:
             op.attributes[_RULE] = sharding_rule(op, is_custom=False)
     _run(module, _COLLECTIVES)
+    _run(module, _TIDY)
+    while _merge_collectives(module):
+        _run(module, _TIDY)
+
+
+def _merge_collectives(module: Any) -> bool:
+    """Whether there were collectives of a block that do the same to the same value: now one.
+
+    MLIR's cse leaves them, XLA's does not: weights that are gathered stay so for the backward pass,
+    unless there is an optimization_barrier (jax.checkpoint) in between.
+    """
+    merged = False
+    for block in blocks_of(module.operation):
+        first: dict[Any, Any] = {}
+        for op in [op.operation for op in block.operations]:
+            if op.name not in _MERGEABLE:
+                continue
+            attributes = tuple((name, op.attributes[name]) for name in op.attributes)
+            key = op.name, tuple(op.operands), attributes
+            same = first.setdefault(key, op)
+            if same is not op:
+                op.results[0].replace_all_uses_with(same.results[0])
+                op.erase()
+                merged = True
+    return merged
 
 
 def _run(module: Any, passes: str) -> None:

@@ -22,10 +22,11 @@ from jaxlib.mlir.dialects import sdy
 
 from . import collectives
 from .attributes import array, python_value, splat
-from .graph import Body, DeviceProgram, Operation, Tensor
+from .exchange import exchanged_axes
+from .graph import Body, DeviceProgram, Operation, Source, Tensor
 from .local import local_attributes
 from .partition import ATTRIBUTES, DECOMPOSITION, alone, copied, partition
-from .shardings import Layout, Meshes, local_shape, without
+from .shardings import Axes, Layout, Meshes, local_shape, without
 from .sources import source_of
 from .trip_counts import trip_counts
 
@@ -150,12 +151,27 @@ class _Reader:
         kind, attributes = self.described(op, operands, results)
         if DECOMPOSITION in op.attributes:
             regions = (self.decomposition(op),)
-        return [Operation(kind, operands, results, attributes, regions, source_of(op.location))]
+        source = source_of(op.location)
+        layout = self.layouts[op.operands[0]] if len(op.operands) else None
+        moved: list[Operation] = []
+        if axes := exchanged_axes(kind, attributes, layout):
+            moved = [self.exchange(operand, axes, source) for operand in operands if operand.shape]
+            sent = {move.operands[0].id: move.results[0] for move in moved}
+            operands = tuple(sent.get(operand.id, operand) for operand in operands)
+        return [*moved, Operation(kind, operands, results, attributes, regions, source)]
+
+    def exchange(self, tensor: Tensor, axes: Axes, source: Source) -> Operation:
+        """Neighbours along mesh axes send each other what they have of an array."""
+        result = Tensor(next(self.ids), tensor.shape, tensor.dtype)
+        names, sizes = zip(*axes, strict=True)
+        attributes = {"axes": names, "sizes": sizes, "dims": ()}
+        kind = "sdy.collective_permute"
+        return Operation(kind, (tensor,), (result,), attributes, source=source)
 
     def opened(self, op: Any) -> list[Operation]:
         """The operations of a shard_map, which are of local shapes already."""
         (block,) = op.regions[0].blocks
-        manual = set(python_value(ir.ArrayAttr(sdy.ManualAxesAttr(op.attributes["manual_axes"]))))
+        manual = set(sdy.ManualAxesAttr(op.attributes["manual_axes"]))
         inside = self.meshes.per_value(op.attributes["in_shardings"])
         for argument, operand, layout in zip(block.arguments, op.operands, inside, strict=True):
             self.tensors[argument] = self.tensors[operand]
