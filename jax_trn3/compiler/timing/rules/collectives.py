@@ -1,5 +1,9 @@
 """Collectives of a program: which devices take part, how much they move, how long that takes."""
 
+import itertools
+import re
+from collections.abc import Sequence
+
 from jax_trn3.hardware import Topology
 from jax_trn3.simulator.collectives import CollectiveTime, Groups, along, collective, listed, whole
 
@@ -53,22 +57,53 @@ def time_collective(
 
 
 def _groups(operation: Operation, mesh: Mesh, topology: Topology) -> Groups:
-    """Who takes part: whole axes of the mesh, groups that the program lists, or everybody."""
-    axes, names = operation.attributes.get("axes"), [name for name, _ in mesh.axes]
-    if axes is not None and set(axes) <= set(names):
-        if not axes:
-            return along((1,), (0,))
-        groups = along(tuple(size for _, size in mesh.axes), tuple(names.index(a) for a in axes))
-        return groups if mesh.device_ids is None else _renamed(groups, mesh.device_ids)
-    listing = operation.attributes.get("replica_groups")
-    if listing:
-        return listed([list(group) for group in listing])
-    if axes is None:
+    """Who takes part: axes of the mesh, groups that the program lists, or everybody."""
+    attributes = operation.attributes
+    if "groups" in attributes and "pairs" not in attributes:
+        ranks = [[int(rank) for rank in group] for group in attributes["groups"]]
+        if operation.kind.endswith("collective_permute"):
+            return whole(topology)  # its groups are pairs
+        return listed(ranks)
+    if "axes" not in attributes:
         return whole(topology)
-    raise NotImplementedError(
-        f"{operation.kind} at {operation.source} runs over {axes!r} of the mesh {mesh.axes}, not "
-        "over whole axes; such groups are not timed yet: give the mesh an axis for each of them"
-    )
+    sizes, chosen = _refined(mesh, attributes["axes"])
+    groups = along(sizes, chosen) if chosen else along((1,), (0,))
+    return groups if mesh.device_ids is None else _renamed(groups, mesh.device_ids)
+
+
+_PART = re.compile(r"(.*):\((\d+)\)(\d+)")
+
+
+def _refined(mesh: Mesh, axes: Sequence[str]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The mesh with axes cut where `axes` name parts of them ("data:(2)4" is the part of size 4
+    that changes after a part of size 2), and the places of `axes` in it."""
+    parts: list[tuple[str, int, int]] = []  # axis, slower devices along it, devices of the part
+    whole_sizes = dict(mesh.axes)
+    for name in axes:
+        match = _PART.fullmatch(name)
+        if match:
+            parts.append((match[1], int(match[2]), int(match[3])))
+        else:
+            parts.append((name, 1, whole_sizes[name]))
+    sizes: list[int] = []
+    places: dict[tuple[str, int], int] = {}
+    for name, size in mesh.axes:
+        cuts = {1, size}
+        for axis, before, count in parts:
+            cuts |= {before, before * count} if axis == name else set()
+        for first, last in itertools.pairwise(sorted(cuts)):
+            places[name, first] = len(sizes)
+            sizes.append(last // first)
+        if size == 1:
+            places[name, 1] = len(sizes)
+            sizes.append(1)
+    chosen = [
+        place
+        for name, before, count in parts
+        for (axis, first), place in places.items()
+        if axis == name and (before <= first < before * count or (count == 1 and first == before))
+    ]
+    return tuple(sizes), tuple(chosen)
 
 
 def _renamed(groups: Groups, device_ids: tuple[int, ...]) -> Groups:
@@ -78,7 +113,8 @@ def _renamed(groups: Groups, device_ids: tuple[int, ...]) -> Groups:
 
 def _pairs(operation: Operation, groups: Groups) -> tuple[tuple[int, int], ...]:
     """Sources and targets; by default each hands on to the next."""
-    pairs = operation.attributes.get("source_target_pairs")
+    attributes = operation.attributes
+    pairs = attributes.get("pairs", attributes.get("groups"))
     if pairs is None:
         return tuple((k, (k + 1) % groups.size) for k in range(groups.size))
     return tuple((int(a), int(b)) for a, b in pairs)
