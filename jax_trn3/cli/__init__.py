@@ -4,9 +4,9 @@ import argparse
 from collections.abc import Sequence
 from typing import NoReturn
 
-from . import info, trace
+from . import check, info, trace
 
-_COMMANDS = (info, trace)
+_COMMANDS = (info, trace, check)
 
 
 class _Parser(argparse.ArgumentParser):

@@ -2,7 +2,6 @@
 
 import argparse
 import inspect
-import runpy
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,12 +14,9 @@ from jax_trn3.isa import IllegalInstruction
 from jax_trn3.profiler import VIEWS, render, runs, save
 from jax_trn3.simulator import IllegalProgram, Program, Timeline, simulate
 
+from .python_file import RUN_NAME, Refused, load
+
 _CHIPS: dict[str, Chip] = {"trn1": TRAINIUM1, "trn2": TRAINIUM2, "trn3": TRAINIUM3}
-_RUN_NAME = "jax_trn3_trace"  # so that a file's `if __name__ == "__main__"` is not run
-
-
-class _Refused(Exception):
-    """What the command cannot do, in one line."""
 
 
 def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -77,7 +73,7 @@ def _window(text: str) -> tuple[int, int]:
 def _run(arguments: argparse.Namespace) -> int:
     try:
         _trace(arguments)
-    except (_Refused, IllegalProgram, IllegalInstruction) as error:
+    except (Refused, IllegalProgram, IllegalInstruction) as error:
         print(f"jax-trn3 trace: {error}", file=sys.stderr)
         return 2
     return 0
@@ -87,15 +83,15 @@ def _trace(arguments: argparse.Namespace) -> None:
     output: Path | None = arguments.output
     if output is not None and output.suffix not in VIEWS:
         known = ", ".join(VIEWS)
-        raise _Refused(f"{output}: no view ends in {output.suffix!r}; these do: {known}")
+        raise Refused(f"{output}: no view ends in {output.suffix!r}; these do: {known}")
     if arguments.window and output is None:
-        raise _Refused("--window is for what -o writes; the summary is of the whole program")
+        raise Refused("--window is for what -o writes; the summary is of the whole program")
     chip = _CHIPS[arguments.chip]
     for path, number in arguments.set:
         try:
             chip = with_figure(chip, path, number)
         except ValueError as error:
-            raise _Refused(f"--set {path}: {error}") from None
+            raise Refused(f"--set {path}: {error}") from None
     timeline = simulate(_program(arguments.program), chip)
     if output is not None:
         _write(timeline, output, arguments.window)
@@ -108,41 +104,27 @@ def _write(timeline: Timeline, output: Path, window: tuple[int, int] | None) -> 
         shown = runs(timeline, window)
         save(timeline, output, shown)
     except (ValueError, ModuleNotFoundError, OSError) as error:
-        raise _Refused(str(error)) from None
+        raise Refused(str(error)) from None
     print(f"{output}: {len(shown):,} of {timeline.num_instructions:,} instructions one by one")
 
 
 def _program(where: str) -> Program:
     """The program that `file.py[:name]` means."""
-    file, colon, name = where.rpartition(":")
-    path = Path(file if colon else where)
-    if not path.is_file():
-        raise _Refused(f"there is no file {path}")
-    found = _names(path)
-    if colon:
+    path, name, found = load(where)
+    if name is not None:
         if name not in found:
-            raise _Refused(f"{path} has no {name!r}; {_candidates(found)}")
+            raise Refused(f"{path} has no {name!r}; {_candidates(found)}")
         return _called(path, name, found[name])
     choices = [key for key, value in found.items() if isinstance(value, Program)]
     choices = choices or [key for key, value in found.items() if _makes_program(value)]
     if len(choices) != 1:
-        raise _Refused(f"which program of {path}? Write {path}:name; {_candidates(found)}")
+        raise Refused(f"which program of {path}? Write {path}:name; {_candidates(found)}")
     return _called(path, choices[0], found[choices[0]])
-
-
-def _names(path: Path) -> dict[str, Any]:
-    """What a file defines, run with its own directory to import from."""
-    directory = str(path.resolve().parent)
-    sys.path.insert(0, directory)
-    try:
-        return runpy.run_path(str(path), run_name=_RUN_NAME)
-    finally:
-        sys.path.remove(directory)
 
 
 def _makes_program(value: object) -> bool:
     """Whether it is a function of the file's own that needs no arguments."""
-    if not inspect.isfunction(value) or value.__module__ != _RUN_NAME:
+    if not inspect.isfunction(value) or value.__module__ != RUN_NAME:
         return False
     parameters = inspect.signature(value).parameters.values()
     return all(p.default is not p.empty or p.kind in (2, 4) for p in parameters)
@@ -158,5 +140,5 @@ def _called(path: Path, name: str, value: object) -> Program:
     made = value() if callable(value) else value
     if not isinstance(made, Program):
         what = "returns" if callable(value) else "is"
-        raise _Refused(f"{path}:{name} {what} a {type(made).__name__}, no Program")
+        raise Refused(f"{path}:{name} {what} a {type(made).__name__}, no Program")
     return made

@@ -68,13 +68,13 @@ def below_a_byte(dtype: np.dtype[Any]) -> bool:
 
 def threefry(equation: Equation) -> str | None:
     """Only what a program itself asks of threefry: rbg splits its keys with it, too."""
-    keys = [aval for aval in equation.inputs + equation.outputs if "<fry>" in text(aval)]
-    if equation.name.startswith("random_") and keys and equation.name != "random_wrap":
-        made = texts(equation.outputs)
-        return f"`{equation.name}` with a threefry key makes {made}"
     if equation.name == "threefry2x32":
         return f"`threefry2x32` makes {texts(equation.outputs)}"
-    return None
+    if not equation.name.startswith("random_") or equation.name == "random_wrap":
+        return None
+    if not any("<fry>" in text(aval) for aval in equation.inputs + equation.outputs):
+        return None
+    return f"`{equation.name}` with a threefry key makes {texts(equation.outputs)}"
 
 
 def randint(equation: Equation) -> str | None:

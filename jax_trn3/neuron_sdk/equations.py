@@ -116,13 +116,16 @@ def _is_of_library(jaxpr: Any) -> bool:
 
 
 def users_functions(closed: Any) -> set[str]:
-    """Names of the jitted functions in a program that are not a library's."""
-    return {
-        str(equation.params["name"])
-        for equation in equations(closed)
-        if equation.name in _CALLS
-        and not all(map(_is_of_library, core.jaxprs_in_params(equation.params)))
-    }
+    """Names of jitted functions that are not a library's; nor is anything else in the program
+    named like them (JAX makes functions of primitives, too, with their names)."""
+    users: set[str] = set()
+    others: set[str] = set()
+    for equation in equations(closed):
+        others.add(equation.name)
+        if equation.name in _CALLS:
+            (jaxpr,) = core.jaxprs_in_params(equation.params)
+            (others if _is_of_library(jaxpr) else users).add(str(equation.params["name"]))
+    return users - others
 
 
 def values(closed: Any) -> Iterator[tuple[Value, list[Any]]]:

@@ -43,7 +43,7 @@ class Finding:
     """JAX's name of the operation: "jit(step)/while/body/dot_general"."""
 
     pages: tuple[str, ...]
-    """Where that is said, in github.com/aws-neuron/aws-neuron-sdk (a version: `neuron_sdk.SDK`)."""
+    """Where that is said: files of github.com/aws-neuron/aws-neuron-sdk, at `neuron_sdk.SDK`."""
 
     count: int = 1
     """How many operations of this line the rule is about; the message is about the first."""

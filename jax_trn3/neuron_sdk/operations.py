@@ -85,7 +85,7 @@ def _inside(
 
 
 # What JAX makes a function of without anybody's jit.
-_WITHOUT_JIT = {"checkpoint", "remat", "closed_call", "core_call", "rematted_computation"}
+_WITHOUT_JIT = {"checkpoint", "closed_call", "eval_jaxpr", "rematted_computation"}
 
 
 def _is_of_library(name: str, users: set[str]) -> bool:

@@ -27,7 +27,7 @@ class Rule:
     """What to write instead."""
 
     pages: tuple[str, ...]
-    """Where: files of github.com/aws-neuron/aws-neuron-sdk at `SDK`."""
+    """Where: files of github.com/aws-neuron/aws-neuron-sdk at `SDK`, or of JAX (jax/...)."""
 
     equation: EquationDetector | None = None
     dtype: DtypeDetector | None = None

@@ -63,7 +63,7 @@ _DTYPES = (
         severity="refused",
         dtype=of.complex_number,
         says="complex dtypes are not supported by JAX on Neuron (NCC_EVRF004); the compiler of SDK "
-        "2.32 takes about 30 operations of complex64, and no complex128",
+        "2.32 names about 30 operations of complex64 that it takes",
         way_out="two real arrays, for the real and the imaginary parts; or that part on the CPU",
         pages=(JAX_ISSUES, _error("EVRF004"), COMPILER_NOTES),
     ),
@@ -335,7 +335,7 @@ _ARITHMETIC = (
         says="an all-reduce of 32- or 64-bit integers is not supported (NCC_EVRF061). By "
         "--implicit-integer-downcast=all_reduce, today's default of the compiler, it goes through "
         "float32, exact up to 2**24",
-        way_out="psum of float32, and a cast",
+        way_out="sum float32 by psum, and cast the result",
         pages=(_error("EVRF061"), COMPILER_FLAGS),
     ),
     Rule(
@@ -345,7 +345,7 @@ _ARITHMETIC = (
         says="a reduce-scatter of 32- or 64-bit integers is not supported (NCC_EVRF063). By "
         "--implicit-integer-downcast=reduce_scatter, today's default of the compiler, it goes "
         "through float32, exact up to 2**24",
-        way_out="psum_scatter of float32, and a cast",
+        way_out="sum float32 by psum_scatter, and cast the result",
         pages=(_error("EVRF063"), COMPILER_FLAGS),
     ),
     Rule(
@@ -400,7 +400,7 @@ _FOREIGN = (
         equation=of.without_lowering,
         says="JAX itself has no rule of this primitive for other platforms, neuron among them",
         way_out="run that part on the CPU",
-        pages=("frameworks/jax/index.rst",),
+        pages=("jax/_src/interpreters/mlir.py",),
     ),
     Rule(
         id="trn3-operation",
