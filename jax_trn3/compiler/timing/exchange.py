@@ -1,8 +1,8 @@
 """Operations that reach over the edges of what a device has: data move without being asked for.
 
 Shardy leaves a concatenation, a padding or a window along a split dimension as it is, and XLA's
-partitioner exchanges edges for it. Here each operand is taken to be sent once to a neighbour, whole:
-no less than what is exchanged.
+partitioner exchanges edges for it. Here each operand is taken to be sent once to a neighbour, and
+whole: no less than what is exchanged.
 """
 
 from __future__ import annotations

@@ -14,7 +14,8 @@ from jaxlib.mlir import ir, passmanager
 from jaxlib.mlir.dialects import sdy
 
 from ..inline import blocks_of, functions, inline_calls
-from .sharding_rules import sharding_rule
+from .sharding_rules import binding, sharding_rule
+from .shardings import SHARDING
 from .sources import call_location
 
 WHOLE = "trn3."
@@ -27,6 +28,7 @@ ATTRIBUTES = "trn3.attributes"
 """Attribute of an operation kept whole: its own attributes."""
 
 _RULE = "sdy.sharding_rule"
+_CALLS = ("stablehlo.custom_call", "chlo.top_k")  # of which Shardy may know nothing
 
 _PROPAGATE = "sdy-propagation-pipeline,sdy-close-shardings"
 _COLLECTIVES = (
@@ -98,22 +100,30 @@ def meshes(module: Any) -> list[Any]:
 
 
 def _partition(module: Any) -> None:
-    whole = [
-        op
-        for op in _operations(module.operation, "stablehlo.custom_call")
-        if DECOMPOSITION in op.attributes
-    ]
-    for op in whole:
-        op.attributes[_RULE] = sharding_rule(op, is_custom=True)
-    _run(module, _PROPAGATE)
-    # Shardy leaves operands alone of operations whose rule is custom.
     for op in _operations(module.operation, "stablehlo.custom_call"):
         if DECOMPOSITION in op.attributes:
-            op.attributes[_RULE] = sharding_rule(op, is_custom=False)
+            op.attributes[_RULE] = sharding_rule(op)
+    _run(module, _PROPAGATE)
+    for op in _operations(module.operation, *_CALLS):
+        if _RULE in op.attributes:
+            op.attributes[_RULE] = binding(op.attributes[_RULE])
+        elif SHARDING not in op.attributes:
+            _replicate_operands(op, meshes(module)[0])
     _run(module, _COLLECTIVES)
     _run(module, _TIDY)
     while _merge_collectives(module):
         _run(module, _TIDY)
+
+
+def _replicate_operands(op: Any, mesh: Any) -> None:
+    """Of an operation that Shardy knows nothing of: it runs on whole arrays, on every device."""
+    name = ir.StringAttr(mesh.attributes["sym_name"]).value
+    for at, operand in enumerate(op.operands):
+        if isinstance(operand.type, ir.RankedTensorType) and operand.type.rank:
+            open_dims = ", ".join(["{}"] * operand.type.rank)
+            sharding = ir.Attribute.parse(f"#sdy.sharding<@{name}, [{open_dims}]>")
+            reshard = sdy.ReshardOp(operand, sharding, loc=op.location, ip=ir.InsertionPoint(op))
+            op.operands[at] = reshard.result
 
 
 def _merge_collectives(module: Any) -> bool:
@@ -153,12 +163,12 @@ def _check_annotations(module: Any) -> None:
         )
 
 
-def _operations(root: Any, name: str) -> list[Any]:
+def _operations(root: Any, *names: str) -> list[Any]:
     return [
         op.operation
         for block in blocks_of(root)
         for op in block.operations
-        if op.operation.name == name
+        if op.operation.name in names
     ]
 
 

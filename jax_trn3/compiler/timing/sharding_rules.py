@@ -11,6 +11,7 @@ from __future__ import annotations
 import ast
 import math
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -35,7 +36,7 @@ class Rule:
     whole: tuple[str, ...] = ()
 
 
-def sharding_rule(op: Any, is_custom: bool) -> Any:
+def sharding_rule(op: Any) -> Any:
     """The `sdy.op_sharding_rule` of an operation kept whole (partition.py).
 
     One that has no rule here has all its operands and results whole on every device, as XLA has
@@ -45,7 +46,34 @@ def sharding_rule(op: Any, is_custom: bool) -> Any:
     operands, results = list(map(shape, op.operands)), list(map(shape, op.results))
     make = _RULES.get(name)
     rule = make(_attributes(op), operands, results) if make else None
-    return _encoded(rule or _replicated(operands, results), operands, results, is_custom)
+    return _encoded(rule or _replicated(operands, results), operands, results)
+
+
+def binding(attribute: Any) -> Any:
+    """A custom rule as one that operands are resharded for; Shardy leaves those of a custom one.
+
+    A dimension that no other value has is whole on every device.
+    """
+    rule = sdy.OpShardingRuleAttr(attribute)
+    values = [*rule.operand_mappings, *rule.result_mappings]
+    used = Counter(
+        factor
+        for value in values
+        for factor in {
+            index
+            for dim in sdy.TensorMappingAttr(value).dim_mappings
+            for index in sdy.DimMappingAttr(dim).factor_indices
+        }
+    )
+    sizes = list(rule.factor_sizes)
+    alone = {factor for factor, count in used.items() if count == 1 and sizes[factor] > 1}
+    return sdy.OpShardingRuleAttr.get(
+        factor_sizes=sizes,
+        operand_mappings=list(rule.operand_mappings),
+        result_mappings=list(rule.result_mappings),
+        reduction_factors=list(rule.reduction_factors),
+        need_replication_factors=sorted(alone | set(rule.need_replication_factors)),
+    )
 
 
 def _attributes(op: Any) -> dict[str, Any]:
@@ -56,7 +84,7 @@ def _attributes(op: Any) -> dict[str, Any]:
     }
 
 
-def _encoded(rule: Rule, operands: Sequence[Any], results: Sequence[Any], is_custom: bool) -> Any:
+def _encoded(rule: Rule, operands: Sequence[Any], results: Sequence[Any]) -> Any:
     sizes: list[int] = []
     index: dict[str, int] = {}
 
@@ -87,7 +115,7 @@ def _encoded(rule: Rule, operands: Sequence[Any], results: Sequence[Any], is_cus
         factor_sizes=sizes,
         reduction_factors=sorted(index[name] for name in rule.reduced if name in index),
         need_replication_factors=sorted(index[name] for name in rule.whole if name in index),
-        is_custom=is_custom,
+        is_custom=True,
     )
 
 
