@@ -4,9 +4,9 @@
 
 JAX's roofline adds up what each primitive would do alone. `flops` and `hbm_bytes` are those of
 products only; `unfused_*` count every primitive, as if each read and wrote HBM. The machine is one
-core of a Trainium3 with its share of HBM. The bound is the larger of JAX's flops at TensorE's peak in
-the type of the operands and of arguments and results, once each, at HBM's bandwidth: no estimate may
-be below it.
+core of a Trainium3 with its share of HBM. The bound is the larger of JAX's flops at TensorE's peak
+in the type of the operands and of arguments and results, once each, at HBM's bandwidth: no estimate
+may be below it.
 """
 
 import argparse

@@ -66,7 +66,7 @@ def _parameters(model: Model, layout: Layout, weights: Weights) -> Tree:
     }
     pairs = (model.layers // 2, 2)
     layers: Tree = {
-        name: layout.shape((*pairs, *shape), jnp.bfloat16, None, None, *spec)
+        name: layout.shape((*pairs, *shape), model.dtype, None, None, *spec)
         for name, (shape, spec) in plain.items()
     }
     for name, shape in (("gate_up", (count, width, 2 * inner)), ("down", (count, inner, width))):
@@ -74,9 +74,9 @@ def _parameters(model: Model, layout: Layout, weights: Weights) -> Tree:
     table = (model.vocabulary, model.width)
     return {
         "layers": layers,
-        "embedding": layout.shape(table, jnp.bfloat16, None, "tensor"),
-        "final_norm": layout.shape(table[1:], jnp.bfloat16),
-        "lm_head": layout.shape(table[::-1], jnp.bfloat16, None, "tensor"),
+        "embedding": layout.shape(table, model.dtype, None, "tensor"),
+        "final_norm": layout.shape(table[1:], model.dtype),
+        "lm_head": layout.shape(table[::-1], model.dtype, None, "tensor"),
     }
 
 
@@ -101,7 +101,7 @@ def _cache(model: Model, layout: Layout, users: int, context: int) -> Tree:
 
     def shape(tokens: int) -> jax.ShapeDtypeStruct:
         sizes = (model.layers // 2, 2, users, tokens, model.kv_heads, model.head_dim)
-        return layout.shape(sizes, jnp.bfloat16, None, None, _USERS, None, "tensor")
+        return layout.shape(sizes, model.dtype, None, None, _USERS, None, "tensor")
 
     return {"window": shape(min(model.window, context)), "all": shape(context)}
 

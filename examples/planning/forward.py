@@ -15,7 +15,7 @@ from .models import Model
 def loss(params: dict[str, Any], tokens: jax.Array, model: Model, layout: Layout) -> jax.Array:
     """Mean negative log-likelihood of [sequences, tokens + 1] integers."""
     before, after = tokens[:, :-1], tokens[:, 1:]
-    x = embed(params["embedding"], before, layout)
+    x = embed(params["embedding"].astype(model.dtype), before, layout)
     for kind in ("dense", "experts"):
         if kind in params:
             x = _layers(x, params[kind], kind, model, layout)
@@ -32,9 +32,9 @@ def embed(table: jax.Array, tokens: jax.Array, layout: Layout) -> jax.Array:
     use_iota_embed; a gather could not be divided so, nor could the scatter of its gradient."""
     with jax.named_scope("embedding"):
         ones = layout.place(
-            _is(tokens, table.shape[0]).astype(jnp.bfloat16), BATCH, "sequence", "tensor"
+            _is(tokens, table.shape[0]).astype(table.dtype), BATCH, "sequence", "tensor"
         )
-        return between(ones @ table.astype(jnp.bfloat16), layout)
+        return between(ones @ table, layout)
 
 
 def _is(tokens: jax.Array, vocabulary: int) -> jax.Array:

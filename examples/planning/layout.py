@@ -77,7 +77,9 @@ class Layout:
         """
         for size, axes in zip(shape, spec):
             names = (axes,) if isinstance(axes, str) else axes or ()
-            parts = math.prod(getattr(self, str(axis)) for axis in names)
+            sizes = {str(axis): getattr(self, str(axis)) for axis in names}
+            parts = math.prod(sizes.values())
             if size % parts:
-                raise ValueError(f"{'x'.join(map(str, names))} = {parts} does not divide {size}")
+                divided = " x ".join(f"{axis} {n}" for axis, n in sizes.items() if n > 1)
+                raise ValueError(f"{divided} does not divide {size}")
         return jax.ShapeDtypeStruct(shape, dtype, sharding=self.sharding(*spec))

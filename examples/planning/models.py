@@ -50,6 +50,9 @@ class Model:
     window: int | None = None
     """Every other layer sees only so many tokens back."""
 
+    dtype: str = "bfloat16"
+    """Of activations, and of products."""
+
     moment_dtype: str = "float32"
     """Of AdamW's two moments."""
 

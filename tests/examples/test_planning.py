@@ -1,0 +1,286 @@
+"""The planned models compute what they are called, and plans of them make sense."""
+
+import dataclasses
+import functools
+import math
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from examples.planning import decoding, forward, models, training
+from examples.planning.experts import places
+from examples.planning.figures import model_flops
+from examples.planning.layout import Layout
+from examples.planning.models import Experts, Latent, Model
+from examples.planning.parameters import active, count, parameters
+
+# The models.
+
+
+@pytest.mark.parametrize(
+    ("model", "billions", "active_billions"),
+    [
+        (models.LLAMA3_70B, 70.6, 69.5),
+        (models.LLAMA3_405B, 405.9, 403.8),
+        (models.MIXTRAL_8X22B, 140.6, 39.0),  # published: 141 and 39
+        (models.DEEPSEEK_V3, 671.0, 36.6),  # published: 671 and 36.6 with the output layer
+    ],
+    ids=lambda value: getattr(value, "name", None),
+)
+def test_parameters_are_as_many_as_published(model, billions, active_billions):
+    assert count(model) / 1e9 == pytest.approx(billions, abs=0.06)
+    assert active(model) / 1e9 == pytest.approx(active_billions, abs=0.1)
+
+
+def test_weights_of_gpt_oss_are_as_many_as_published():
+    _, (params, *_) = decoding.decode_step(models.GPT_OSS_120B, Layout(tensor=8), 8, 128)
+    leaves = jax.tree.leaves(params, is_leaf=lambda x: hasattr(x, "format"))
+    assert sum(math.prod(x.shape) for x in leaves) / 1e9 == pytest.approx(116.8, abs=0.05)
+    bits = sum(math.prod(x.shape) * {"float4_e2m1fn": 4}.get(str(x.dtype), x.dtype.itemsize * 8)
+               for x in jax.tree.leaves(params))  # fmt: skip
+    assert bits / 8 / 2**30 == pytest.approx(60.8, abs=0.3)  # the model card's checkpoint
+
+
+# What they compute, beside numpy in float64.
+
+TINY = Model("tiny", "", 2, 64, 4, 2, 16, 96, 128, dtype="float32")
+TINY_EXPERTS = dataclasses.replace(
+    TINY,
+    name="tiny experts",
+    layers=3,
+    kv_heads=4,
+    experts=Experts(4, 2, 32, shared_width=32, dense_layers=1, capacity_factor=4.0),
+    latent=Latent(24, 16, 8),
+)
+
+
+def drawn(shapes):
+    """Random numbers, around one in norms."""
+    rng = np.random.default_rng(0)
+
+    def one(leaf):
+        is_norm = math.prod(leaf.shape) <= 3 * 64
+        return (is_norm + 0.2 * rng.standard_normal(leaf.shape)).astype(leaf.dtype)
+
+    return jax.tree.map(one, shapes)
+
+
+def norm(x, weight):
+    return x / np.sqrt((x * x).mean(-1, keepdims=True) + 1e-5) * weight
+
+
+def turned(x):
+    """[tokens, heads, head_dim], each pair turned by its position."""
+    half = x.shape[-1] // 2
+    angles = np.arange(len(x))[:, None] * 500_000.0 ** -(np.arange(half) / half)
+    pairs = (x[..., :half] + 1j * x[..., half:]) * np.exp(1j * angles)[:, None]
+    return np.concatenate([pairs.real, pairs.imag], -1)
+
+
+def softmax(x):
+    x = np.exp(x - x.max(-1, keepdims=True))
+    return x / x.sum(-1, keepdims=True)
+
+
+def attended(query, key, value):
+    """Causal, with as many queries a key as it takes; value as wide as it is."""
+    group = query.shape[1] // key.shape[1]
+    heads = []
+    for head in range(query.shape[1]):
+        logits = query[:, head] @ key[:, head // group].T / math.sqrt(query.shape[-1])
+        logits[np.triu_indices(len(logits), 1)] = -np.inf
+        heads.append(softmax(logits) @ value[:, head // group])
+    return np.concatenate(heads, -1)
+
+
+def swiglu(x, gate_up, down):
+    gate, up = x @ gate_up[:, 0], x @ gate_up[:, 1]
+    return gate / (1 + np.exp(-gate)) * up @ down
+
+
+def attention_of(x, p, model):
+    if model.latent is None:
+        qkv = np.einsum("tw,wgnh->tgnh", x, p["qkv"])
+        query = qkv[:, :, :-2].reshape(len(x), -1, model.head_dim)
+        return attended(turned(query), turned(qkv[:, :, -2]), qkv[:, :, -1]) @ p["out"]
+    q, kv, position = np.split(x @ p["narrow"], [24, 40], -1)
+    query = np.einsum("tr,rnh->tnh", norm(q, p["query_norm"]), p["query_up"])
+    query = np.concatenate([query[..., :16], turned(query[..., 16:])], -1)
+    both = np.einsum("tr,rnh->tnh", norm(kv, p["key_value_norm"]), p["key_value_up"])
+    position = np.broadcast_to(turned(position[:, None]), (len(x), 4, 8))
+    key = np.concatenate([both[..., :16], position], -1)
+    return attended(query, key, both[..., 16:]) @ p["out"]
+
+
+def experts_of(x, p):
+    scores = 1 / (1 + np.exp(-(x @ p["router"])))
+    out = swiglu(x, p["shared_gate_up"], p["shared_down"])
+    for token, row in enumerate(scores):
+        best = np.argsort(-row)[:2]
+        for expert in best:
+            weights = p["expert_gate_up"][expert], p["expert_down"][expert]
+            out[token] += row[expert] / row[best].sum() * swiglu(x[token : token + 1], *weights)[0]
+    return out
+
+
+def reference(params, tokens, model):
+    params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
+    layers = [(kind, number) for kind, count in
+              (("dense", model.dense_layers), ("experts", model.expert_layers))
+              for number in range(count)]  # fmt: skip
+    losses = []
+    for before, after in zip(tokens[:, :-1], tokens[:, 1:]):
+        x = params["embedding"][before]
+        for kind, number in layers:
+            p = {name: leaf[number] for name, leaf in params[kind].items()}
+            x = x + attention_of(norm(x, p["attention_norm"]), p, model)
+            inner = norm(x, p["ff_norm"])
+            x = x + (
+                experts_of(inner, p)
+                if kind == "experts"
+                else swiglu(inner, p["gate_up"], p["down"])
+            )
+        chances = softmax(norm(x, params["final_norm"]) @ params["lm_head"])
+        losses.append(-np.log(chances[np.arange(len(after)), after]))
+    return np.mean(losses)
+
+
+@pytest.mark.parametrize(
+    ("model", "layout"),
+    [
+        (TINY, Layout(replica=2, sequence=2, tensor=2)),
+        (TINY_EXPERTS, Layout()),
+        (TINY_EXPERTS, Layout(fsdp=2, expert=2, tensor=2)),
+    ],
+    ids=lambda value: getattr(value, "name", str(value)),
+)
+def test_loss_is_that_of_the_model(model, layout):
+    params = drawn(parameters(model, layout))
+    tokens = np.random.default_rng(0).integers(0, 128, (4, 17), np.int32)
+    ours = on_devices(functools.partial(forward.loss, model=model, layout=layout), layout)
+    expected = reference(params, tokens, model)
+    np.testing.assert_allclose(ours(params, tokens), expected, rtol=2e-5)
+
+
+def on_devices(function, layout):
+    """Jitted, on as many devices as the layout has."""
+    names, sizes = zip(*layout.sizes)
+    mesh = jax.make_mesh(
+        sizes, names, axis_types=layout.mesh.axis_types, devices=jax.devices()[: layout.devices]
+    )
+    whole = jax.NamedSharding(mesh, jax.P())
+    return jax.jit(function, in_shardings=whole, out_shardings=whole)
+
+
+def test_step_is_that_of_the_whole_batch():
+    step, shapes = training.training_step(TINY, Layout(microbatches=2), batch_size=4, sequence=16)
+    params = drawn(shapes[0])
+    tokens = np.random.default_rng(1).integers(0, 128, (2, 2, 17), np.int32)
+    whole = tokens.reshape(4, 17)
+    gradients = jax.jit(jax.grad(lambda p: forward.loss(p, whole, TINY, Layout())))(params)
+    norm = math.sqrt(sum((np.asarray(g) ** 2).sum() for g in jax.tree.leaves(gradients)))
+    zeros = [jax.tree.map(lambda p: jnp.zeros(p.shape), params) for _ in range(2)]
+    _, first, _, loss = step(jax.tree.map(jnp.array, params), *zeros, jnp.int32(0), tokens)
+    np.testing.assert_allclose(loss, reference(params, whole, TINY), rtol=2e-5)
+    for moment, gradient in zip(jax.tree.leaves(first), jax.tree.leaves(gradients)):
+        expected = 0.1 * gradient / max(norm, 1)
+        np.testing.assert_allclose(moment, expected, rtol=1e-3, atol=1e-7)
+
+
+def test_adamw_is_optax_s():
+    rng = np.random.default_rng(0)
+    params = {"a": rng.standard_normal((8, 8)).astype(np.float32), "b": np.ones(3, np.float32)}
+    clip, adamw = optax.clip_by_global_norm(1.0), optax.adamw(3e-4, 0.9, 0.95, weight_decay=0.1)
+    optimizer = optax.chain(clip, adamw)
+    state, theirs = optimizer.init(params), params
+    moments = [jax.tree.map(jnp.zeros_like, params) for _ in range(2)]
+    for number in range(3):
+        gradients = jax.tree.map(lambda p: rng.standard_normal(p.shape).astype(p.dtype), params)
+        updates, state = optimizer.update(gradients, state, theirs)
+        theirs = optax.apply_updates(theirs, updates)
+        params, *moments = training.adamw(params, gradients, *moments, jnp.int32(number))
+    for one, two in zip(jax.tree.leaves(params), jax.tree.leaves(theirs)):
+        np.testing.assert_allclose(one, two, rtol=1e-5)
+
+
+TINY_DECODED = Model(
+    "tiny decoded", "", 4, 64, 8, 4, 8, 32, 128, Experts(8, 2, 32), window=4, dtype="float32"
+)  # fmt: skip
+
+
+def decoded(params, cache, position, tokens, model):
+    """Keys and values of the last layer, and logits; user by user, expert by expert."""
+    params, cache = (jax.tree.map(lambda x: np.asarray(x, np.float64), t) for t in (params, cache))
+    results = []
+    for user, token in enumerate(tokens):
+        x = params["embedding"][token]
+        for number in range(model.layers):
+            pair, place = divmod(number, 2)
+            p = {name: leaf[pair, place] for name, leaf in params["layers"].items()}
+            rows = np.array(cache[("window", "all")[place]][pair, :, user])
+            qkv = np.einsum("w,wgnh->gnh", norm(x, p["attention_norm"]), p["qkv"])
+            here = position % rows.shape[1]
+            rows[0, here] = turned_by(qkv[:, -2], position)
+            rows[1, here] = qkv[:, -1]
+            mixed = []
+            for head, query in enumerate(turned_by(qkv[:, :-2].reshape(-1, 8), position)):
+                logits = rows[0, :, head // 2] @ query / math.sqrt(8)
+                weights = softmax(np.append(logits, p["sinks"][head]))[:-1]
+                mixed.append(weights @ rows[1, :, head // 2])
+            x = x + np.concatenate(mixed) @ p["out"]
+            inner = norm(x, p["ff_norm"])
+            scores = inner @ p["router"]
+            best = np.argsort(-scores)[:2]
+            for expert, weight in zip(best, softmax(scores[best])):
+                gate_up = p["gate_up"][expert].reshape(64, 2, 32)
+                x = x + weight * swiglu(inner[None], gate_up, p["down"][expert])[0]
+        results.append((rows[:, here], norm(x, params["final_norm"]) @ params["lm_head"]))
+    return [np.stack(part) for part in zip(*results)]
+
+
+def turned_by(heads, position):
+    return turned(np.repeat(heads[None], position + 1, 0))[position]
+
+
+@pytest.mark.parametrize("layout", [Layout(), Layout(expert=2, tensor=4)], ids=str)
+def test_decoding_is_that_of_the_model(layout, monkeypatch):
+    monkeypatch.setattr(decoding, "places", lambda mean, most: most)  # nothing is dropped
+    _, (params, cache, _, _) = decoding.decode_step(TINY_DECODED, layout, 4, 12, "bfloat16")
+    params, cache = drawn(params), drawn(cache)
+    tokens, position = np.array([5, 17, 99, 3], np.int32), np.int32(9)
+    step = functools.partial(decoding._step, model=TINY_DECODED, layout=layout)
+    after, following = on_devices(step, layout)(params, cache, position, tokens)
+    rows, logits = decoded(params, cache, 9, tokens, TINY_DECODED)
+    new = np.asarray(after["all"])[-1, :, :, 9].swapaxes(0, 1)
+    np.testing.assert_allclose(new, rows, atol=0.02 * np.abs(rows).max())
+    assert following.tolist() == logits.argmax(-1).tolist()
+
+
+# Layouts and figures.
+
+
+def test_layouts_that_do_not_divide_say_so():
+    with pytest.raises(ValueError, match="fsdp 128 does not divide 64"):
+        training.training_step(TINY, Layout(fsdp=128), batch_size=128)
+    with pytest.raises(ValueError, match="7 microbatches do not divide 1152"):
+        training.training_step(TINY, Layout(microbatches=7))
+
+
+def test_places_of_experts():
+    assert places(models.MIXTRAL_8X22B, 8192) == 2560  # 8192 * 2 / 8 * 1.25
+    assert decoding.places(0.01, 5) == 1
+    assert decoding.places(16.0, 100) == 28
+    assert decoding.places(16.0, 20) == 20
+
+
+def test_model_flops_are_those_of_palm():
+    # 6 N + 12 L H Q T, the latter halved by the mask (arXiv:2204.02311, appendix B).
+    per_token = 6 * active(models.LLAMA3_70B) + 12 * 80 * 64 * 128 * 8192 / 2
+    assert model_flops(models.LLAMA3_70B, 1000, 8192) == per_token * 1000
