@@ -43,11 +43,12 @@ _FIELDS: tuple[tuple[Any, tuple[str, ...]], ...] = tuple(
         ),
     )
 )
+_SHORT = 256  # numbers of an attribute that become tuples: the paddings of a window
 _ENUM = re.compile(r"#\w+<\w+ (\w+)>")  # #stablehlo<precision DEFAULT>, #chlo<...>
 
 
 def python_value(attribute: Any) -> Any:
-    """Integers, floats, strings, booleans, tuples and mappings; arrays of numbers are numpy's.
+    """Integers, floats, strings, booleans, tuples and mappings; long arrays of numbers are numpy's.
 
     What has no such form (an attribute of another dialect) is its text.
     """
@@ -66,13 +67,18 @@ def python_value(attribute: Any) -> Any:
     if isinstance(attribute, (ir.DenseI64ArrayAttr, ir.DenseI32ArrayAttr, ir.DenseBoolArrayAttr)):
         return tuple(attribute)
     if isinstance(attribute, ir.DenseElementsAttr):
-        return array(attribute)
+        numbers = array(attribute)
+        return numbers if numbers is None or numbers.size > _SHORT else _tuples(numbers.tolist())
     for kind, fields in _FIELDS:
         if kind.isinstance(attribute):
             value = kind(attribute)
             return {name: _field(getattr(value, name)) for name in fields}
     enum = _ENUM.fullmatch(str(attribute))
     return enum.group(1) if enum else str(attribute)
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
 def _field(value: Any) -> Any:

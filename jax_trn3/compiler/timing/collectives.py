@@ -49,7 +49,7 @@ def described(op: Any, meshes: Meshes, before: Layout | None) -> dict[str, Any]:
     """
     attributes = op.attributes
     if op.name == "sdy.collective_permute":
-        return _permuted(before or (), meshes.layout(attributes["out_sharding"]))
+        return _permuted(before or (), meshes.layout(attributes["out_sharding"]) or ())
     if op.name == "sdy.all_to_all":
         lists = _TO_FROM.findall(str(attributes["params"]))
         return _along(op, meshes, ((axes, (int(a), int(b))) for axes, a, b in lists))

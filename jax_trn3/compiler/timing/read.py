@@ -26,6 +26,7 @@ from .exchange import exchanged_axes
 from .graph import Body, DeviceProgram, Operation, Source, Tensor
 from .local import local_attributes
 from .partition import ATTRIBUTES, DECOMPOSITION, alone, copied, partition
+from .rewrites import in_cheapest_form
 from .shardings import Axes, Layout, Meshes, local_shape, without
 from .sources import source_of
 from .trip_counts import trip_counts
@@ -55,7 +56,7 @@ def device_program(module: Any) -> DeviceProgram:
         meshes = Meshes.of(module)
         reader = _Reader(meshes, library)
         main = _main(module)
-        body = reader.function(main)
+        body = in_cheapest_form(reader.function(main), reader.ids)
         return DeviceProgram(
             name=ir.StringAttr(module.operation.attributes["sym_name"]).value
             if "sym_name" in module.operation.attributes
@@ -209,7 +210,10 @@ class _Reader:
         return op.name, attributes
 
     def constant(self, op: Any, result: Tensor) -> dict[str, Any]:
-        value = op.attributes["value"]
+        try:
+            value = op.attributes["value"]
+        except TypeError:  # complex numbers, which jaxlib's bindings have no attribute for
+            return {}
         number = splat(value)
         if result.size <= _SMALL:
             numbers = array(value)

@@ -26,7 +26,7 @@ class Meshes:
     """The meshes of a module by name, and the one that has all devices."""
 
     named: Mapping[str, Mesh]
-    layouts: dict[Any, Layout] = field(default_factory=dict)
+    layouts: dict[Any, Layout | None] = field(default_factory=dict)
     """Those asked for, by their attributes."""
 
     @classmethod
@@ -52,8 +52,8 @@ class Meshes:
             )
         return next(iter(meshes), Mesh())
 
-    def layout(self, sharding: Any) -> Layout:
-        """Of an `sdy.sharding`."""
+    def layout(self, sharding: Any) -> Layout | None:
+        """Of an `sdy.sharding`; None of one for a single device."""
         if sharding not in self.layouts:
             self.layouts[sharding] = self._layout(sdy.TensorShardingAttr(sharding))
         return self.layouts[sharding]
@@ -64,14 +64,16 @@ class Meshes:
         is_name = isinstance(where, ir.FlatSymbolRefAttr)
         return dict((self.named[where.value] if is_name else _mesh(where)).axes)
 
-    def _layout(self, sharding: Any) -> Layout:
+    def _layout(self, sharding: Any) -> Layout | None:
         sizes = self.sizes(sharding)
+        if not sizes:
+            return None
         return tuple(
             tuple(_axis(axis, sizes) for axis in sdy.DimensionShardingAttr(dimension).axes)
             for dimension in sharding.dimension_shardings
         )
 
-    def per_value(self, attribute: Any) -> list[Layout]:
+    def per_value(self, attribute: Any) -> list[Layout | None]:
         """Of an `sdy.sharding_per_value`."""
         return list(map(self.layout, sdy.TensorShardingPerValueAttr(attribute).shardings))
 
@@ -91,7 +93,7 @@ class Meshes:
         if "out_sharding" in op.attributes:
             return [self.layout(op.attributes["out_sharding"])]
         if SHARDING in op.attributes:
-            return [*self.per_value(op.attributes[SHARDING])]
+            return self.per_value(op.attributes[SHARDING])
         return [None] * len(op.results)
 
     def shard(
@@ -130,8 +132,10 @@ def _axis(attribute: Any, sizes: Mapping[str, int]) -> tuple[str, int]:
     return f"{axis.name}:({part.pre_size}){part.size}", part.size
 
 
-def without(layout: Layout, axes: Collection[str]) -> Layout:
+def without(layout: Layout | None, axes: Collection[str]) -> Layout | None:
     """The layout within a shard_map over these axes."""
+    if layout is None:
+        return None
     return tuple(tuple(axis for axis in split if axis[0] not in axes) for split in layout)
 
 

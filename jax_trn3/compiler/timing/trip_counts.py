@@ -47,26 +47,55 @@ def _truncated(x: int, y: int) -> int:
     return abs(x) // abs(y) * (1 if (x < 0) == (y < 0) else -1)
 
 
+_Known = dict[int, "int | None"]
+
+
 def trip_counts(body: Body, constants: Mapping[int, Any]) -> dict[int, int | None]:
     """By id of a while's first result how often its body runs; None where data decide.
 
     A while without results has the key -1 - its place among all of the program's loops. Of a loop
-    that starts or ends where an outer loop's counter says, None.
+    that starts or ends where an outer loop's counter says, the mean, rounded up.
     """
     integers = Integers(_definitions(body), constants)
-    loops = [op for op in body.walk() if op.kind == "stablehlo.while"]
-    return {
-        loop.results[0].id if loop.results else -1 - place: integers.trips(loop)
-        for place, loop in enumerate(loops)
-    }
+    places = {id(op): at for at, op in enumerate(_loops(body))}
+    counts: dict[int, int | None] = {}
+    _count_loops(body, [{}], integers, places, counts)
+    return counts
+
+
+def _loops(body: Body) -> list[Operation]:
+    return [op for op in body.walk() if op.kind == "stablehlo.while"]
+
+
+def _count_loops(
+    body: Body,
+    steps: list[_Known],
+    integers: Integers,
+    places: Mapping[int, int],
+    counts: dict[int, int | None],
+) -> None:
+    """Counts the loops of a body, and those in them.
+
+    steps: what is known of the counters around it in each of their steps; [{}] if nothing is.
+    """
+    for op in body.operations:
+        inner = steps
+        if op.kind == "stablehlo.while":
+            key = op.results[0].id if op.results else -1 - places[id(op)]
+            trips = integers.trips(op)
+            around = [{}] if trips is not None else steps
+            every = [trips] if trips is not None else [integers.trips(op, step) for step in steps]
+            known = [count for count in every if count is not None]
+            counts[key] = -(-sum(known) // len(known)) if len(known) == len(every) != 0 else None
+            has_loops = any(_loops(region) for region in op.regions)
+            inner = integers.steps(op, around) if has_loops and counts[key] is not None else [{}]
+        for region in op.regions:
+            _count_loops(region, inner, integers, places, counts)
 
 
 def _definitions(body: Body) -> dict[int, tuple[Operation, int]]:
     """The operation that computes a value, and which of its results that is."""
     return {result.id: (op, at) for op in body.walk() for at, result in enumerate(op.results)}
-
-
-_Known = dict[int, "int | None"]
 
 
 @dataclass(frozen=True)
@@ -79,12 +108,30 @@ class Integers:
     definitions: Mapping[int, tuple[Operation, int]]
     constants: Mapping[int, Any]
 
-    def trips(self, loop: Operation, known: Mapping[int, int | None] | None = None) -> int | None:
+    def trips(self, loop: Operation, known: _Known | None = None) -> int | None:
         """How often a loop runs. `known`: values of scalars by id."""
         outside = dict(known or {})
         state = [self.value(operand, outside) for operand in loop.operands]
         counted = self._counted(loop, state, outside)
         return self._followed(loop, state, outside) if counted is None else counted
+
+    def steps(self, loop: Operation, around: list[_Known]) -> list[_Known]:
+        """What is known in each step of a loop, of every step around it; [{}] if they are many."""
+        condition, body = loop.regions
+        found: list[_Known] = []
+        for known in around:
+            state = [self.value(operand, dict(known)) for operand in loop.operands]
+            while goes_on := self.value(
+                condition.results[0], known | _named(condition.parameters, state)
+            ):
+                if len(found) == MOST_STEPS:
+                    return [{}]
+                found.append(known | _named(body.parameters, state))
+                inside = dict(found[-1])
+                state = [self.value(result, inside) for result in body.results]
+            if goes_on is None:
+                return [{}]
+        return found or [{}]
 
     def _counted(self, loop: Operation, state: list[int | None], outside: _Known) -> int | None:
         """Of a counter with a constant step that is compared with what stays as it is."""
