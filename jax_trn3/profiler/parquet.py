@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from jax_trn3.hardware import Chip
 from jax_trn3.simulator import Timeline
 
 from . import figures
@@ -40,7 +41,15 @@ def write(timeline: Timeline, path: str | Path, shown: Runs | None = None) -> No
     shown = runs(timeline) if shown is None else shown
     tables = run_tables([(shown, None)])
     tables["Summary"] = [{**neuron_summary(timeline), "total_row_count": total_rows(tables)}]
-    tables["Metadata"] = [metadata(timeline, shown.start_ps, shown.end_ps)]
+    tables["Metadata"] = [
+        metadata(
+            timeline.program.name,
+            timeline.chip,
+            len(figures.cores(timeline)),
+            shown.start_ps,
+            shown.end_ps,
+        )
+    ]
     tables["Warning"] = warnings(tables, shown.left_out, timeline.num_instructions)
     write_tables(tables, path)
 
@@ -66,14 +75,14 @@ def total_rows(tables: Tables) -> int:
     return sum(len(rows) for rows in tables.values())
 
 
-def metadata(timeline: Timeline, start_ps: int, end_ps: int) -> dict[str, Any]:
-    """The row of "Metadata"."""
-    chip, core = timeline.chip, timeline.chip.core
+def metadata(name: str, chip: Chip, cores: int, start_ps: int, end_ps: int) -> dict[str, Any]:
+    """The row of "Metadata" of a program on so many cores of a chip."""
+    core = chip.core
     row: dict[str, Any] = {
         "profile_schema_version": VERSION,
         "is_simulation": True,
-        "num_physical_cores": len(figures.cores(timeline)),
-        "vnc_enabled": len(figures.cores(timeline)) > 1,
+        "num_physical_cores": cores,
+        "vnc_enabled": cores > 1,
         "first_hw_timestamp": start_ps // 1000,
         "last_hw_timestamp": end_ps // 1000,
         "first_ts": str(np.datetime64(start_ps // 1000, "ns")),
@@ -86,7 +95,7 @@ def metadata(timeline: Timeline, start_ps: int, end_ps: int) -> dict[str, Any]:
         "tensor_engine_clock_freq": core.tensor.clock_hz / 1e9,
         "neuroncore_clock_freq": core.tensor.clock_hz / 1e9,
         "ticks_per_nanosec": 1000,
-        "profile_name": timeline.program.name,
+        "profile_name": name,
     }
     for name in ("vector", "scalar", "gpsimd"):
         row[f"{name}_engine_clock_freq"] = getattr(core, name).clock_hz / 1e9

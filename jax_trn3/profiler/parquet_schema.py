@@ -49,6 +49,15 @@ _COLUMNS = {
         stream_id! stream_index! trigger_engine:s! input_size output_size algorithm_bandwidth:f
         bus_bandwidth:f trigger_start_ts cc_trigger_start_delay replica_group_id replica_group:s
     """,
+    "FrameworkInstruction": """
+        id! raw_bir_id! raw_penguin_id! raw_hlo_id! raw_framework_id!
+        modular_flow_invocation_idx framework_name:s start_ts! end_ts! time_intervals:s!
+        element_count_per_interval:list! transpose_element_count_per_interval:list!
+        hbm_transfer_size_per_interval:list! hbm_read_bytes! hbm_write_bytes! sbuf_read_bytes
+        sbuf_write_bytes load_weight_bytes tensor_engine_instruction_count
+        scalar_engine_instruction_count sync_engine_instruction_count
+        gpsimd_engine_instruction_count vector_engine_instruction_count
+    """,
     "SbufUsage": """
         timestamp! avg_util_percent:f partition_0_util_percent:f partition_32_util_percent:f
         partition_64_util_percent:f partition_96_util_percent:f pcore_idx
@@ -124,7 +133,8 @@ _COLUMNS = {
 
 NOT_SIMULATED = {
     "crc", "semaphore_id", "read_offset", "read_steps", "write_offset", "write_steps",
-    "ntff_version", "dtype", "num_elements", "raw_bir_id", "raw_penguin_id",
+    "ntff_version", "dtype", "num_elements", "raw_bir_id", "raw_penguin_id", "trigger_engine",
+    "element_count_per_interval", "transpose_element_count_per_interval",
 }  # fmt: skip
 """Columns that the reference says are always present, and that a simulation has no value for: they
 are null."""

@@ -31,7 +31,7 @@ _ISSUED, _START, _FREE, _DONE, _CAUSE, _NUMBER = range(len(COLUMNS))
 
 
 @dataclass(frozen=True)
-class _Drawing:
+class Drawing:
     """What is drawn on what."""
 
     trace: Trace
@@ -59,6 +59,7 @@ class _Drawing:
 
     @property
     def timeline(self) -> Timeline:
+        """What the runs are of."""
         return self.runs.timeline
 
     def of_core(self, core: int) -> dict[str, list[int]]:
@@ -75,7 +76,7 @@ def write(timeline: Timeline, path: str | Path, shown: Runs | None = None) -> No
 
     - `shown`: Which runs to show; None is all, or as many from the start as `runs` gives.
     """
-    drawing = _drawing(runs(timeline) if shown is None else shown)
+    drawing = drawn(runs(timeline) if shown is None else shown, Trace())
     _program(drawing)
     for core in figures.cores(timeline):
         process = drawing.trace.process(f"core {core} ({timeline.chip.core.name})", core + 1)
@@ -87,7 +88,8 @@ def write(timeline: Timeline, path: str | Path, shown: Runs | None = None) -> No
         drawing.trace.write(file)
 
 
-def _drawing(shown: Runs) -> _Drawing:
+def drawn(shown: Runs, trace: Trace) -> Drawing:
+    """What runs look like on a trace."""
     rows, numbers = shown.events.tolist(), shown.numbers.tolist()
     place = {number: k for k, number in enumerate(numbers)}
     flows: dict[int, list[int]] = {}
@@ -97,10 +99,10 @@ def _drawing(shown: Runs) -> _Drawing:
         if rows[k][_CAUSE] in place:
             flows.setdefault(place[rows[k][_CAUSE]], []).append(number)
     shares = dict(shown.timeline.transfers)
-    return _Drawing(Trace(), shown, rows, numbers, place, flows, shares, lanes)
+    return Drawing(trace, shown, rows, numbers, place, flows, shares, lanes)
 
 
-def _program(drawing: _Drawing) -> None:
+def _program(drawing: Drawing) -> None:
     """The program as a whole, and what of it is not shown."""
     timeline, shown = drawing.timeline, drawing.runs
     active = timeline.active_ps
@@ -128,23 +130,23 @@ def _program(drawing: _Drawing) -> None:
         drawing.trace.slices(drawing.trace.track("not shown"), missing)
 
 
-def _engines(drawing: _Drawing, core: int) -> None:
+def _engines(drawing: Drawing, core: int) -> None:
     lanes = drawing.of_core(core)
     names = [name for name in lanes if not name.startswith("dma:")]
     for tid, name in enumerate(names, 1):
         thread = drawing.trace.thread(name, core + 1, 100 * (core + 1) + tid)
-        drawing.trace.slices(thread, (_computation(drawing, k) for k in lanes[name]))
+        drawing.trace.slices(thread, (computation(drawing, k) for k in lanes[name]))
 
 
-def _queues(drawing: _Drawing, core: int, process: int) -> None:
+def _queues(drawing: Drawing, core: int, process: int) -> None:
     for name, places in drawing.of_core(core).items():
         if name.startswith("dma:"):
-            for part in _apart(drawing, places, _ISSUED):
+            for part in apart(drawing, places, _ISSUED):
                 track = drawing.trace.track(name, process)
-                drawing.trace.slices(track, (_transfer(drawing, k) for k in part))
+                drawing.trace.slices(track, (transfer(drawing, k) for k in part))
 
 
-def _dma_engines(drawing: _Drawing, core: int, process: int) -> None:
+def _dma_engines(drawing: Drawing, core: int, process: int) -> None:
     """A track for each set of DMA engines that transfers are striped over."""
     groups: dict[str, list[int]] = {}
     for name, places in drawing.of_core(core).items():
@@ -154,12 +156,12 @@ def _dma_engines(drawing: _Drawing, core: int, process: int) -> None:
             group = f"DMA engines {figures.ranges(engines)}" if engines else "HBM alone"
             groups.setdefault(group, []).append(k)
     for group, places in sorted(groups.items()):
-        for part in _apart(drawing, places, _START):
+        for part in apart(drawing, places, _START):
             track = drawing.trace.track(group, process)
             drawing.trace.slices(track, (_movement(drawing, k) for k in part))
 
 
-def _apart(drawing: _Drawing, places: Iterable[int], column: int) -> list[list[int]]:
+def apart(drawing: Drawing, places: Iterable[int], column: int) -> list[list[int]]:
     """The places in as many lists as overlap at once, from a column's time until they are done."""
     free: list[tuple[int, int]] = []
     parts: list[list[int]] = []
@@ -174,7 +176,7 @@ def _apart(drawing: _Drawing, places: Iterable[int], column: int) -> list[list[i
     return parts
 
 
-def _computation(drawing: _Drawing, k: int) -> Slice:
+def computation(drawing: Drawing, k: int) -> Slice:
     """An instruction on its engine."""
     issued, start, free, done, _, number = drawing.rows[k]
     work = drawing.timeline.work[number]
@@ -189,7 +191,7 @@ def _computation(drawing: _Drawing, k: int) -> Slice:
     return _instruction(drawing, k, start, free, arguments)
 
 
-def _transfer(drawing: _Drawing, k: int) -> Slice:
+def transfer(drawing: Drawing, k: int) -> Slice:
     """A transfer in its queue."""
     issued, start, _, done, _, number = drawing.rows[k]
     dma = drawing.timeline.work[number].dma
@@ -207,7 +209,7 @@ def _transfer(drawing: _Drawing, k: int) -> Slice:
     return _instruction(drawing, k, issued, done, arguments)
 
 
-def _movement(drawing: _Drawing, k: int) -> Slice:
+def _movement(drawing: Drawing, k: int) -> Slice:
     """A transfer on the DMA engines."""
     _, start, _, done, _, number = drawing.rows[k]
     arguments: dict[str, Argument] = {
@@ -220,7 +222,7 @@ def _movement(drawing: _Drawing, k: int) -> Slice:
 
 
 def _instruction(
-    drawing: _Drawing, k: int, begin: int, end: int, arguments: Mapping[str, Argument]
+    drawing: Drawing, k: int, begin: int, end: int, arguments: Mapping[str, Argument]
 ) -> Slice:
     """An instruction, with the flows to and from it."""
     run, (*_, cause, number) = drawing.numbers[k], drawing.rows[k]
@@ -232,7 +234,7 @@ def _instruction(
     return Slice(name, begin, end, k, everything, begins, run if cause in drawing.place else None)
 
 
-def _cause(drawing: _Drawing, cause: int) -> str:
+def _cause(drawing: Drawing, cause: int) -> str:
     """The run that another waited for longest."""
     if cause not in drawing.place:
         return f"run {cause} (not shown)"
@@ -241,7 +243,7 @@ def _cause(drawing: _Drawing, cause: int) -> str:
     return f"{timeline.instructions[number].name} on {timeline.lanes[number]} (run {cause})"
 
 
-def _what(drawing: _Drawing, k: int) -> Iterator[tuple[str, Argument]]:
+def _what(drawing: Drawing, k: int) -> Iterator[tuple[str, Argument]]:
     """What an instruction worked on, and where it comes from."""
     instruction, indices = drawing.runs.instruction(k), drawing.runs.indices[k]
     number = drawing.rows[k][_NUMBER]
@@ -257,7 +259,7 @@ def _what(drawing: _Drawing, k: int) -> Iterator[tuple[str, Argument]]:
     yield "origin", str(instruction.origin)
 
 
-def _access(drawing: _Drawing, access: Access, slots: tuple[int, ...]) -> str:
+def _access(drawing: Drawing, access: Access, slots: tuple[int, ...]) -> str:
     tile, text = access.tile, str(access)
     if tile.slots > 1:
         text += f", slot {figures.ranges(slots)} of {tile.slots}"
@@ -268,7 +270,7 @@ def _access(drawing: _Drawing, access: Access, slots: tuple[int, ...]) -> str:
     return text
 
 
-def _counters(drawing: _Drawing, core: int, process: int) -> None:
+def _counters(drawing: Drawing, core: int, process: int) -> None:
     def draw(name: str, unit: str, found: Level) -> None:
         steps = zip(found.times.tolist(), found.values.tolist())
         drawing.trace.counter(name, unit, process, steps)
@@ -293,7 +295,7 @@ def _counters(drawing: _Drawing, core: int, process: int) -> None:
         draw("tensor engine's speed", "%", _speed(drawing, lanes["tensor"]))
 
 
-def _speed(drawing: _Drawing, places: list[int]) -> Level:
+def _speed(drawing: Drawing, places: list[int]) -> Level:
     """The tensor engine's speed while it works, percent of full; less where it is throttled."""
     timeline, hz = drawing.timeline, drawing.timeline.chip.core.tensor.clock_hz
     steps: list[tuple[int, float]] = []

@@ -48,6 +48,9 @@ class Slice:
     cause: int | None = None
     """Flow that ends here."""
 
+    end_order: int | None = None
+    """The same of its end, where that is not `order`: an end that others lie around."""
+
 
 class Trace:
     """Tracks and what is on them, until it is written."""
@@ -87,7 +90,8 @@ class Trace:
         self._counters.append((track.uuid, steps))
 
     def slices(self, track: int, pieces: Iterable[Slice]) -> None:
-        """What is on a track, one after another. Read when the trace is written."""
+        """What is on a track, one after another. Read when the trace is written. Slices inside of
+        these are given in another call for the same track."""
         self._slices.append((track, pieces))
 
     def write(self, file: IO[bytes]) -> None:
@@ -116,7 +120,8 @@ class Trace:
             self._describe(packet.track_event, piece)
             yield (piece.begin_ps, piece.order), packet
             packet = _packet(piece.end_ps, track, TrackEvent.TYPE_SLICE_END)
-            yield (piece.end_ps, piece.order), packet
+            end_order = piece.order if piece.end_order is None else piece.end_order
+            yield (piece.end_ps, end_order), packet
 
     def _of_counter(
         self, track: int, steps: Iterable[tuple[int, float]]

@@ -17,6 +17,7 @@ class Slice:
     begin: int
     args: dict[str, Any]
     end: int = -1
+    inside: "Slice | None" = None
 
 
 @dataclass
@@ -50,10 +51,12 @@ def trace_bytes(timeline, shown=None) -> bytes:
         return path.read_bytes()
 
 
-def read(contents: bytes) -> Read:
-    """Parses a trace; asserts that each track's slices begin and end in turn."""
+def read(contents: bytes, nested: str = "") -> Read:
+    """Parses a trace; asserts that each track's slices begin and end in turn, those of the track
+    `nested` inside of others."""
     trace = Trace.FromString(contents)
     found = Read()
+    unfinished: dict[int, list[Slice]] = defaultdict(list)
     assert trace.packet[0].sequence_flags == 1
     names, keys, strings = {}, {}, {}
     for packet in trace.packet:  # interned texts are read in the order of the file
@@ -77,19 +80,21 @@ def read(contents: bytes) -> Read:
             value = event.counter_value or event.double_counter_value
             found.counters[event.track_uuid].append((packet.timestamp, value))
             continue
-        on_track = found.slices[event.track_uuid]
+        on_track, stack = found.slices[event.track_uuid], unfinished[event.track_uuid]
         if event.type == TrackEvent.TYPE_SLICE_END:
-            assert on_track[-1].end == -1
-            on_track[-1].end = packet.timestamp
+            stack.pop().end = packet.timestamp
             continue
         assert event.type == TrackEvent.TYPE_SLICE_BEGIN
-        assert not on_track or on_track[-1].end != -1, "overlapping slices on a track"
+        alone = found.name(event.track_uuid) != nested
+        assert not (stack and alone), "overlapping slices on a track"
         args = {}
         for argument in event.debug_annotations:
             kind = argument.WhichOneof("value")
             value = getattr(argument, kind)
             args[keys[argument.name_iid]] = strings[value] if kind == "string_value_iid" else value
-        on_track.append(Slice(names[event.name_iid], packet.timestamp, args))
+        around = stack[-1] if stack else None
+        on_track.append(Slice(names[event.name_iid], packet.timestamp, args, inside=around))
+        stack.append(on_track[-1])
         for flow in event.flow_ids:
             assert flow not in found.flow_begins
             found.flow_begins[flow] = on_track[-1]
@@ -97,5 +102,6 @@ def read(contents: bytes) -> Read:
             assert flow in found.flow_begins, "a flow that ends before it begins"
             assert flow not in found.flow_ends
             found.flow_ends[flow] = on_track[-1]
+    assert not any(unfinished.values())
     assert all(s.end >= s.begin for slices in found.slices.values() for s in slices)
     return found
