@@ -14,9 +14,11 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
+from examples.plan_decode import Point, at, frontier
+from examples.plan_mesh import Candidate, layouts, ranked, reason
 from examples.planning import decoding, forward, models, training
 from examples.planning.experts import places
-from examples.planning.figures import model_flops
+from examples.planning.figures import Plan, model_flops
 from examples.planning.layout import Layout
 from examples.planning.models import Experts, Latent, Model
 from examples.planning.parameters import active, count, parameters
@@ -284,3 +286,49 @@ def test_model_flops_are_those_of_palm():
     # 6 N + 12 L H Q T, the latter halved by the mask (arXiv:2204.02311, appendix B).
     per_token = 6 * active(models.LLAMA3_70B) + 12 * 80 * 64 * 128 * 8192 / 2
     assert model_flops(models.LLAMA3_70B, 1000, 8192) == per_token * 1000
+
+
+# What the examples say.
+
+
+def point(per_user, per_megawatt, fits=True):
+    return Point(
+        "trn3-gen2", "mxfp4", 1, 1, 8192, 1 / per_user, per_user, per_megawatt, 1, fits, "hbm"
+    )
+
+
+def test_frontier_is_what_nothing_beats():
+    found = [
+        point(100, 10), point(50, 30), point(60, 5), point(20, 90, fits=False), point(25, 40)
+    ]  # fmt: skip
+    line = frontier(found)
+    assert [p.tokens_per_s_user for p in line] == [100, 50, 25]
+    assert at(line, 75) == pytest.approx(20)
+    assert at(line, 25) == 40
+    assert at(line, 101) is None
+
+
+def test_layouts_use_all_devices_and_divide_the_model():
+    found = list(layouts(models.LLAMA3_70B, 1152, 8))
+    assert len(set(found)) == len(found) > 20
+    assert Layout(replica=9, fsdp=16, tensor=8) in found
+    for layout in found:
+        assert layout.devices == 1152
+        assert layout.tensor * layout.sequence <= 8
+
+
+def candidate(time_s, exposed=0.0, hfu=0.5, fits=True, layout=""):
+    figures = dict.fromkeys((field.name for field in dataclasses.fields(Plan)), 0)
+    figures |= {"time_s": time_s, "exposed_collectives": exposed, "hfu": hfu, "fits": fits}
+    return Candidate(layout, Plan(**figures))
+
+
+def test_losers_lose_for_a_reason():
+    first = candidate(10.0)
+    waits, small = candidate(12.0, exposed=0.2), candidate(20.0, hfu=0.4)
+    other, large = candidate(11.0, hfu=0.45), candidate(8.0, fits=False)
+    assert ranked([large, other, small, waits, first]) == [first, other, waits, small, large]
+    reasons = [reason(one, first) for one in (first, waits, small, other, large)]
+    starts = ["fastest", "collectives: +2.4 s", "small products", "what is not", "does not fit"]
+    for text, start in zip(reasons, starts, strict=True):
+        assert text.startswith(start)
