@@ -108,8 +108,14 @@ def _timed(signed: _Signed, topology: Topology) -> Timed:
         name.partition("/")[2]: engine.busy * share for name, engine in timeline.engines.items()
     }
     busy["dma"] = max((dma.busy for dma in timeline.dma.values()), default=0) * share
-    tensor = busy.get("tensor", 0) / 1e12
-    peak_s = tensor * timeline.flops / max(1, timeline.hardware_flops) if timeline.flops else 0.0
+    # Multiplications that the results need, as a share of the tensor engine's work.
+    needed = sum(
+        int(count) * work.flops
+        for count, work, lane in zip(timeline.executions, timeline.work, timeline.lanes)
+        if lane.partition("/")[2].startswith("tensor")
+    )
+    done = max(1, timeline.hardware_flops)
+    peak_s = busy.get("tensor", 0) / 1e12 * min(1.0, needed / done)
     whole = Cost(
         time_ps=timeline.active_ps * share,
         engines=busy,
