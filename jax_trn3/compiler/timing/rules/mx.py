@@ -11,11 +11,11 @@ from .product import Precision
 from .tiles import ceil_div, size
 
 _X4 = {
-    "float8_e4m3fn": "float8_e4m3fn_x4", "float8_e5m2": "float8_e5m2_x4",
-    "float4_e2m1fn": "float4_e2m1fn_x4", "f8E4M3FN": "float8_e4m3fn_x4",
+    "mxfp8_e4m3": "float8_e4m3fn_x4", "mxfp8_e5m2": "float8_e5m2_x4",
+    "mxfp4_e2m1": "float4_e2m1fn_x4", "f8E4M3FN": "float8_e4m3fn_x4",
     "f8E5M2": "float8_e5m2_x4", "f4E2M1FN": "float4_e2m1fn_x4",
     # Of six bits every value is one of E4M3.
-    "float6_e2m3fn": "float8_e4m3fn_x4", "float6_e3m2fn": "float8_e4m3fn_x4",
+    "mxfp6_e2m3": "float8_e4m3fn_x4", "mxfp6_e3m2": "float8_e4m3fn_x4",
     "f6E2M3FN": "float8_e4m3fn_x4", "f6E3M2FN": "float8_e4m3fn_x4",
 }  # fmt: skip
 
@@ -47,10 +47,10 @@ def _mx_arithmetic(
     left, right = held
     if core.generation >= 4 and block == 32 and left and right:
         lacks = ""
-        if any(str(f).startswith("float6") for f in formats):
+        if any(str(f).startswith("mxfp6") for f in formats):
             lacks = "six-bit MX formats: held as MXFP8"
         fresh = [f for f, is_packed in zip(formats, packed) if not is_packed]
-        if any(str(f).startswith("float4") for f in fresh):
+        if any(str(f).startswith("mxfp4") for f in fresh):
             lacks = "quantizing to MXFP4: as quantize_mx to MXFP8, and a pass to pack"
         quantized = (not packed[0], not packed[1])
         return Arithmetic(Precision(left, right, "mx"), 1, (0, 0), lacks, quantized, packed)
