@@ -111,6 +111,8 @@ def known_late(operation: Operation, draft: Draft) -> bool:
     """Whether a reduction is known only when all of a group's rows have gone by."""
     if reduced_columns(operation):
         return True
+    if operation.operands[0].size == operation.results[0].size:
+        return False
     whole = operation.results[0].size == 1
     return whole and (draft.elements > operation.operands[0].size or draft.elements > _ONE_ROW)
 

@@ -115,6 +115,10 @@ def _place(cut: _Cut, place: int, operation: Operation) -> None:
         operands = tuple(_as_read(cut, t) for t in operation.operands)
         _alone(cut, place, replace(operation, operands=operands), used)
     elif _fuses(operation):
+        if operation.kind in ("stablehlo.reduce", "stablehlo.map"):
+            for tensor in operation.operands:
+                if tensor.size > 1 and not behind(tensor, cut.views).plain:
+                    _materialized(cut, tensor, place)
         _fused(cut, place, operation)
     elif not _written_in_place(cut, place, operation) and not _turned(cut, operation):
         for tensor in operation.operands:
@@ -259,9 +263,7 @@ def _tail(cut: _Cut, seen: list[View], operation: Operation) -> Draft | None:
     return found
 
 
-def _beside(
-    cut: _Cut, place: int, seen: list[View], elements: int, level: int
-) -> Draft | None:
+def _beside(cut: _Cut, place: int, seen: list[View], elements: int, level: int) -> Draft | None:
     """A group of rows not far before that reads the same and can wait for the other operands."""
     for view in seen:
         draft = cut.readers.get(view.tensor.id)
@@ -327,9 +329,7 @@ def _easily_turned(operation: Operation) -> bool:
     return order == rotated[first:] + rotated[:first]
 
 
-def _rename(
-    cut: _Cut, draft: Draft, before: Tensor, after: Tensor, shape: tuple[int, ...]
-) -> None:
+def _rename(cut: _Cut, draft: Draft, before: Tensor, after: Tensor, shape: tuple[int, ...]) -> None:
     first = cut.original.get(before.id, before.id)
     cut.renamed[first] = Tensor(after.id, shape, before.dtype)
     cut.original[after.id] = first

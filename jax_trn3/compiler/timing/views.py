@@ -46,7 +46,7 @@ def views(body: Body) -> dict[int, View]:
     """For each value that is a view, by its id, what is behind it."""
     found: dict[int, View] = {}
     for operation in body.operations:
-        if is_elementwise(operation):
+        if is_elementwise(operation) or operation.kind == "stablehlo.reduce":
             view = _folded(operation, found)
             if view is not None:
                 found[operation.results[0].id] = view
@@ -67,9 +67,7 @@ def behind(tensor: Tensor, known: dict[int, View]) -> View:
     return known.get(tensor.id) or View(tensor)
 
 
-def _view(
-    operation: Operation, place: int, result: Tensor, known: dict[int, View]
-) -> View | None:
+def _view(operation: Operation, place: int, result: Tensor, known: dict[int, View]) -> View | None:
     kind = operation.kind.partition(".")[2]
     if kind in ("iota", "dynamic_iota"):
         return View(result, repeat=0, made=operation)
@@ -138,9 +136,7 @@ def _broadcast(operation: Operation, operand: Tensor, result: Tensor, before: Vi
     return replace(before, repeat=repeat)
 
 
-def _window(
-    operation: Operation, operand: Tensor, result: Tensor, before: View
-) -> View | None:
+def _window(operation: Operation, operand: Tensor, result: Tensor, before: View) -> View | None:
     """A slice of memory, if what it reads lies in long runs."""
     if result.size == operand.size:
         return _reshaped(operand, result, before)
