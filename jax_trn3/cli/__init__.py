@@ -4,9 +4,9 @@ import argparse
 from collections.abc import Sequence
 from typing import NoReturn
 
-from . import check, info, trace
+from . import check, estimate, info, report, trace
 
-_COMMANDS = (info, trace, check)
+_COMMANDS = (info, trace, estimate, report, check)
 
 
 class _Parser(argparse.ArgumentParser):

@@ -45,7 +45,7 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     parser.add_argument(
         "--window",
         metavar="START:END",
-        type=_window,
+        type=window,
         help="show the instructions that ran between these, in microseconds",
     )
     parser.set_defaults(run=_run)
@@ -60,7 +60,8 @@ def _setting(text: str) -> tuple[str, float]:
         raise argparse.ArgumentTypeError(f"{text!r}: {what}; write PATH=NUMBER") from None
 
 
-def _window(text: str) -> tuple[int, int]:
+def window(text: str) -> tuple[int, int]:
+    """ "START:END" in microseconds as picoseconds, for a parser of arguments."""
     try:
         start, end = (round(float(us) * 1e6) for us in text.split(":"))
     except ValueError:
