@@ -1,5 +1,7 @@
 """A JAX platform that is a simulated AWS Trainium3."""
 
+from typing import TYPE_CHECKING, Any
+
 from . import collectives as collectives
 from ._version import __version__ as __version__
 from .neuron_sdk import Finding as Finding
@@ -17,3 +19,25 @@ from .ops import mx_dot_general as mx_dot_general
 from .ops import quantize_dequantize_mx as quantize_dequantize_mx
 from .ops import quantize_mx as quantize_mx
 from .ops import sparse_dot_general as sparse_dot_general
+
+if TYPE_CHECKING:
+    from .estimates import Estimate as Estimate
+    from .estimates import Profile as Profile
+    from .estimates import compare as compare
+    from .estimates import estimate as estimate
+    from .estimates import profile as profile
+
+_OF_ESTIMATES = ("Estimate", "Profile", "compare", "estimate", "profile")
+
+
+def __getattr__(name: str) -> Any:
+    """What estimates programs is imported when it is asked for: most programs only run."""
+    if name in _OF_ESTIMATES:
+        from . import estimates
+
+        return getattr(estimates, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_OF_ESTIMATES])

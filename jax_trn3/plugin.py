@@ -111,3 +111,13 @@ def initialize() -> None:
     compiler.install_callbacks(PLATFORM)
     compiler.serve_persistent_cache(PLATFORM)
     compiler.compile_without_devices(PLATFORM)
+    _profile_if_asked()
+
+
+def _profile_if_asked() -> None:
+    """JAX_TRN3_PROFILE: a directory for a profile of the whole process."""
+    directory = os.environ.get("JAX_TRN3_PROFILE")
+    if directory:
+        from jax_trn3.estimates.profile import profile_until_exit
+
+        profile_until_exit(directory)

@@ -24,9 +24,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "runtime": {"hardware", "compiler", "pjrt"},
     "plugin": {
         "_version", "hardware", "numerics", "isa", "simulator", "compiler", "ops", "pjrt", "runtime",
+        "estimates",
     },
     "profiler": {"simulator", "hardware", "isa"},
-    "estimates": {"compiler", "simulator", "hardware", "profiler"},
+    "estimates": {"compiler", "simulator", "hardware", "profiler", "runtime"},
     "pallas_trn3": {"isa", "simulator", "ops"},
 }  # fmt: skip
 ALL = set(MAY_IMPORT)

@@ -1,4 +1,8 @@
-"""A program's two answers: values, from XLA:CPU, and (to come) time, from the simulator."""
+"""A program's two answers: values, from XLA:CPU, and time, from the simulator (`timing/`)."""
+
+from typing import Any
+
+from jax_trn3.hardware import Topology
 
 from . import protobuf as protobuf
 from .ahead_of_time import compile_without_devices as compile_without_devices
@@ -9,3 +13,10 @@ from .program import Program as Program
 from .values import Values as Values
 from .values import compile_values as compile_values
 from .values import load_values as load_values
+
+
+def cost_analysis(module: Any, topology: Topology) -> dict[str, float]:
+    """See `timing.analysis`, which is only imported when it is asked for."""
+    from .timing import analysis
+
+    return analysis.cost_analysis(module, topology)

@@ -37,4 +37,4 @@ def compile_ahead(
     program = compiler.Program.parse(code, format)
     values = compiler.compile_values(client, client.devices(), program, options)
     topology.check_fits(values)
-    return Executable(values)
+    return Executable(values, topology.hardware)

@@ -23,8 +23,9 @@ _UNCHECKED = (
 class Executable:
     """Implements pjrt.Executable over an XLA:CPU executable."""
 
-    def __init__(self, values: compiler.Values):
+    def __init__(self, values: compiler.Values, topology: Topology):
         self._values = values
+        self._topology = topology
         self._inner = values.executable
 
     @functools.cached_property
@@ -55,7 +56,7 @@ class Executable:
         )
 
     def cost_analysis(self) -> dict[str, pjrt.api.Attribute]:
-        return dict(self._inner.cost_analysis())
+        return dict(compiler.cost_analysis(self._values.program.module(), self._topology))
 
     def memory_stats(self) -> pjrt.MemoryStats:
         stats = self._inner.get_compiled_memory_stats()
@@ -77,7 +78,7 @@ class LoadedExecutable:
     """Implements pjrt.LoadedExecutable."""
 
     def __init__(self, values: compiler.Values, places: arrays.Places, topology: Topology):
-        self.executable = Executable(values)
+        self.executable = Executable(values, topology)
         self.devices = values.devices
         self.has_collectives = values.has_collectives
         self.can_fail = values.has_collectives or values.has_custom_calls
