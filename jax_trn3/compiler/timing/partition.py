@@ -31,9 +31,10 @@ _RULE = "sdy.sharding_rule"
 _CALLS = ("stablehlo.custom_call", "chlo.top_k")  # of which Shardy may know nothing
 
 _PROPAGATE = "sdy-propagation-pipeline,sdy-close-shardings"
+# Not sdy-resolve-permutation-factors, which aborts the process where an RNG is split (jaxlib 0.10):
+# exchange.py says where data move across the edges of slices and windows.
 _COLLECTIVES = (
-    "func.func(sdy-insert-explicit-reshards{enable-full-version=true}),"
-    "sdy-resolve-permutation-factors,func.func(sdy-reshard-to-collectives)"
+    "func.func(sdy-insert-explicit-reshards{enable-full-version=true},sdy-reshard-to-collectives)"
 )
 # Shardy's canonical forms: an all_reduce that is sliced is a reduce_scatter.
 _TIDY = "canonicalize,cse"

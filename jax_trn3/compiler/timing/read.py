@@ -13,8 +13,8 @@ tuples, mappings for dimension numbers. Sizes among them (`slice_sizes`, `start_
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from jaxlib.mlir import ir
@@ -22,12 +22,12 @@ from jaxlib.mlir.dialects import sdy
 
 from . import collectives
 from .attributes import array, python_value, splat
-from .exchange import exchanged_axes
-from .graph import Body, DeviceProgram, Operation, Source, Tensor
+from .exchange import Exchange, exchange
+from .graph import Body, DeviceProgram, Operation, Tensor
 from .local import local_attributes
 from .partition import ATTRIBUTES, DECOMPOSITION, alone, copied, partition
 from .rewrites import in_cheapest_form
-from .shardings import Axes, Layout, Meshes, local_shape, without
+from .shardings import Layout, Meshes, local_shape, without
 from .sources import source_of
 from .trip_counts import trip_counts
 
@@ -35,6 +35,7 @@ _SMALL = 64  # elements of constants whose numbers are kept
 
 # Operations that say something of their operand, and do nothing to it.
 _ALIASES = ("sdy.sharding_constraint", "sdy.propagation_barrier", "sdy.data_flow_edge")
+_PERMUTE = "sdy.collective_permute"
 _ENDS = ("func.return", "stablehlo.return", "sdy.return", "chlo.return")
 # Attributes that are read otherwise, or are another compiler's.
 _OTHERS = ("sdy.sharding", "sdy.sharding_rule", "out_sharding", "mhlo.sharding", "value")
@@ -152,22 +153,39 @@ class _Reader:
         kind, attributes = self.described(op, operands, results)
         if DECOMPOSITION in op.attributes:
             regions = (self.decomposition(op),)
-        source = source_of(op.location)
+        operation = Operation(kind, operands, results, attributes, regions, source_of(op.location))
         layout = self.layouts[op.operands[0]] if len(op.operands) else None
-        moved: list[Operation] = []
-        if axes := exchanged_axes(kind, attributes, layout):
-            moved = [self.exchange(operand, axes, source) for operand in operands if operand.shape]
-            sent = {move.operands[0].id: move.results[0] for move in moved}
-            operands = tuple(sent.get(operand.id, operand) for operand in operands)
-        return [*moved, Operation(kind, operands, results, attributes, regions, source)]
+        needed = exchange(kind, attributes, operands, results, layout)
+        return [operation] if needed is None else self.exchanged(operation, needed)
 
-    def exchange(self, tensor: Tensor, axes: Axes, source: Source) -> Operation:
-        """Neighbours along mesh axes send each other what they have of an array."""
-        result = Tensor(next(self.ids), tensor.shape, tensor.dtype)
-        names, sizes = zip(*axes, strict=True)
-        attributes = {"axes": names, "sizes": sizes, "dims": ()}
-        kind = "sdy.collective_permute"
-        return Operation(kind, (tensor,), (result,), attributes, source=source)
+    def exchanged(self, op: Operation, needed: Exchange) -> list[Operation]:
+        """An operation with the collectives that bring what it needs of other devices."""
+        names, sizes = zip(*(axis for _, axes in needed.dims for axis in axes), strict=True)
+        along = {"axes": names, "sizes": sizes, "dims": ()}
+        if needed.what == "result":
+            (result,) = op.results
+            here = Tensor(next(self.ids), result.shape, result.dtype)
+            move = Operation(_PERMUTE, (here,), (result,), along, source=op.source)
+            return [replace(op, results=(here,)), move]
+        kind = _PERMUTE
+        if needed.what == "gathered":
+            kind = "sdy.all_gather"
+            along["dims"] = tuple(dim for dim, axes in needed.dims for _ in axes)
+        # The other operands of these are scalars and, of a convolution, the kernel.
+        read = op.operands if op.kind == "stablehlo.concatenate" else op.operands[:1]
+        moves = [
+            Operation(kind, (operand,), (self.gathered(operand, along),), along, source=op.source)
+            for operand in read
+        ]
+        there = {move.operands[0].id: move.results[0] for move in moves}
+        return [*moves, replace(op, operands=tuple(there.get(t.id, t) for t in op.operands))]
+
+    def gathered(self, tensor: Tensor, along: Mapping[str, Any]) -> Tensor:
+        """A new tensor: of its shape, or longer in the dimensions that are gathered."""
+        shape = list(tensor.shape)
+        for dim, size in zip(along["dims"], along["sizes"]):
+            shape[dim] *= size
+        return Tensor(next(self.ids), tuple(shape), tensor.dtype)
 
     def opened(self, op: Any) -> list[Operation]:
         """The operations of a shard_map, which are of local shapes already."""
