@@ -157,6 +157,8 @@ class Blocking:
             self.rows * ROWS * precision.column_bytes(precision.stationary),
             self.columns * self.width * precision.column_bytes(precision.moving),
         )
+        if precision.scaled:
+            return min(4, self.tiles)  # whose scales lie in one tile
         return max(1, min(4, self.tiles, int(_CHUNK_BYTES // widest)))
 
     @property
