@@ -18,11 +18,7 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
         description="What the real Neuron SDK would refuse or change in a function of JAX. It is "
         "traced and not run. Exit code 1 if anything would be refused.",
     )
-    parser.add_argument(
-        "function",
-        metavar="file.py[:name]",
-        help=ARGUMENTS_HELP,
-    )
+    parser.add_argument("function", metavar="file.py[:name]", help=ARGUMENTS_HELP)
     parser.add_argument("--json", action="store_true", help="print the findings as JSON")
     parser.set_defaults(run=_run)
 
