@@ -107,13 +107,9 @@ def _estimates(
     given: Sequence[Any],
     topologies: Sequence[Topology],
 ) -> list[Estimate]:
-    bar = track(
-        topologies,
-        "estimating",
-        console=Console(stderr=True),
-        transient=True,
-        disable=len(topologies) == 1,
-    )
+    console = Console(stderr=True)
+    quiet = len(topologies) == 1 or not console.is_terminal
+    bar = track(topologies, "estimating", console=console, transient=True, disable=quiet)
     count = arguments.while_trip_count
     return [
         _tried(arguments.function, estimate, function, *given, topology=one, while_trip_count=count)

@@ -19,7 +19,6 @@ _LARGEST = 5
 _ASSUMPTIONS = 3
 _LACKS = 5
 _PLACE = 26  # columns for file:line
-_FIGURES = 40  # columns for the numbers before it
 
 
 def summary(what: Estimate | Document, width: int = 100) -> str:
@@ -110,36 +109,52 @@ def _machine(found: Document) -> str:
 
 
 def _operations(found: Document, width: int) -> Table:
-    table = columns(">time", ">share", ">runs", "bound", "from", "operation")
     rows, total = found["operations"], max(1, found["time"]["total_ps"])
-    for row in rows[:_OPERATIONS]:
-        table.add_row(
+    lines = [
+        (
             duration(row["time_ps"]),
             percent(row["time_ps"] / total),
             f"{row['runs']:,}",
             row["bound"],
             place(row["place"]),
-            _cut(_operation(row), width - _PLACE - _FIGURES),
+            _operation(row),
         )
+        for row in rows[:_OPERATIONS]
+    ]
     if rest := rows[_OPERATIONS:]:
         time = sum(row["time_ps"] for row in rest)
         runs = f"{sum(row['runs'] for row in rest):,}"
         more = f"and {len(rest):,} more"
-        table.add_row(duration(time), percent(time / total), runs, "", more)
-    return table
+        lines.append((duration(time), percent(time / total), runs, "", more, ""))
+    return _table((">time", ">share", ">runs", "bound", "from", "operation"), lines, width)
 
 
 def _collectives(found: Document, width: int) -> Table:
-    table = columns(">exposed", ">busy", ">runs", "from", "collective")
     rows = [row for row in found["operations"] if row["kind"] == "collective"]
     rows.sort(key=lambda row: -row["busy_ps"])
-    for row in rows[:_COLLECTIVES]:
-        times = duration(row["time_ps"]), duration(row["busy_ps"])
-        name = _cut(row["name"], width - _PLACE - _FIGURES)
-        table.add_row(*times, f"{row['runs']:,}", place(row["place"]), name)
+    lines = [
+        (
+            duration(row["time_ps"]),
+            duration(row["busy_ps"]),
+            f"{row['runs']:,}",
+            place(row["place"]),
+            row["name"],
+        )
+        for row in rows[:_COLLECTIVES]
+    ]
     exposed, busy = (sum(row[key] for row in rows) for key in ("time_ps", "busy_ps"))
     runs = f"{sum(row['runs'] for row in rows):,}"
-    table.add_row(duration(exposed), duration(busy), runs, "all collectives")
+    lines.append((duration(exposed), duration(busy), runs, "", "all collectives"))
+    return _table((">exposed", ">busy", ">runs", "from", "collective"), lines, width)
+
+
+def _table(names: Sequence[str], lines: Sequence[Sequence[str]], width: int) -> Table:
+    """A table whose last column takes what the others leave."""
+    table = columns(*names)
+    widest = [max(map(len, column)) for column in zip([n.lstrip(">") for n in names], *lines)]
+    left = max(8, width - sum(widest[:-1]) - 2 * len(names))
+    for line in lines:
+        table.add_row(*line[:-1], _cut(line[-1], left))
     return table
 
 

@@ -161,7 +161,7 @@ _COLLECTIVE = st.builds(
 _STEPS = st.recursive(
     st.lists(st.one_of(_COMPUTE, _COLLECTIVE), min_size=1, max_size=4),
     lambda inner: st.lists(
-        st.one_of(_COMPUTE, _COLLECTIVE, st.tuples(st.integers(1, 50), inner)),
+        st.one_of(_COMPUTE, _COLLECTIVE, st.tuples(st.integers(2, 50), inner)),
         min_size=1,
         max_size=4,
     ),

@@ -4,12 +4,15 @@ import sys
 import tempfile
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import pyarrow.parquet
 from hand_made import SCHEDULES, estimate_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec
 
-from jax_trn3.estimates import VIEWS, compare, save, summary
+from jax_trn3.estimates import VIEWS, compare, estimate, save, summary
 from jax_trn3.estimates.json_view import document, read
 from jax_trn3.profiler.units import duration
 
@@ -24,7 +27,36 @@ SUMS = ("hbm_read_bytes", "hbm_write_bytes")
 @given(SCHEDULES, PLACES)
 def test_all_views_agree(schedule, where) -> None:
     topology, lnc = where
-    estimate = estimate_of(schedule, topology, lnc=lnc, mesh=(("data", 4),))
+    agree(estimate_of(schedule, topology, lnc=lnc, mesh=(("data", 4),)))
+
+
+def test_all_views_of_a_program_agree() -> None:
+    mesh = AbstractMesh((2, 2), ("data", "model"))
+
+    def shape(*dimensions, spec):
+        sharding = NamedSharding(mesh, PartitionSpec(*spec))
+        return jax.ShapeDtypeStruct(dimensions, jnp.bfloat16, sharding=sharding)
+
+    def step(x, ups, downs):
+        def layer(x, weights):
+            up, down = weights
+            return jnp.tanh(x @ up) @ down, None
+
+        return jax.lax.scan(layer, x, (ups, downs))[0].sum()
+
+    agree(
+        estimate(
+            step,
+            shape(512, 256, spec=("data",)),
+            shape(6, 256, 1024, spec=(None, None, "model")),
+            shape(6, 1024, 256, spec=(None, "model")),
+        )
+    )
+
+
+def agree(estimate) -> None:
+    """Asserts that all views of an estimate say the same."""
+    schedule, lnc = estimate.schedule, estimate.topology.lnc
     found = document(estimate)
     neuron, rows = found["summary"], found["operations"]
     assert found["time"]["total_ps"] == estimate.time_ps
