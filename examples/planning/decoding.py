@@ -193,8 +193,8 @@ def _routes(
 ) -> tuple[jax.Array, jax.Array]:
     """[groups, tokens, experts, places]: ones where a token goes, and its weights there."""
     place = jax.nn.one_hot(jnp.sum(rank * picks, -1).astype(jnp.int32), capacity)
-    goes = jnp.einsum("gtke,gtkc->gtec", picks, place)
-    return goes, jnp.einsum("gtk,gtke,gtkc->gtec", weights, picks, place)
+    each = picks[..., None] * place[..., None, :]
+    return jnp.sum(each, axis=2), jnp.sum(each * weights[..., None, None], axis=2)
 
 
 def _product(x: jax.Array, weights: Any) -> jax.Array:

@@ -82,7 +82,7 @@ def _sent(tokens: jax.Array, slot: jax.Array, size: int) -> jax.Array:
 def _back(done: jax.Array, slot: jax.Array, weights: jax.Array) -> jax.Array:
     """[tokens, width]: what the experts made of each token, weighed."""
     found = done.at[slot].get(mode="fill", fill_value=0)
-    return jnp.einsum("tkw,tk->tw", found, weights)
+    return jnp.sum(found * weights[..., None], axis=1)
 
 
 def _experts(sent: jax.Array, layer: Layer, layout: Layout, count: int) -> jax.Array:
