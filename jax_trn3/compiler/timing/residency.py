@@ -103,7 +103,8 @@ def _inside(
     for region in part.regions:
         carried = sum(t.bytes for t in region.parameters if _has_size(t))
         peak, alive = _peak(region, set(), named)
-        found.append((max(0, peak - carried), alive))
+        own = [t for t in alive if t not in region.parameters]
+        found.append((max(0, peak - carried), own))
     return max(found, key=lambda pair: pair[0], default=(0, []))
 
 

@@ -45,6 +45,7 @@ static PJRT_Memory* memory_of_kind(const PJRT_Device* device, const char* kind) 
 
 static void loaded_executable_free(PJRT_LoadedExecutable* loaded) {
   if (loaded->executable != NULL) executable_release(loaded->executable);
+  bury(loaded->object);
   bury(loaded->launch);
   bury(loaded->handlers);
   bury(loaded->runs);
@@ -67,8 +68,8 @@ PJRT_LoadedExecutable* loaded_executable_new(PJRT_Client* client, PyObject* obje
   PyObject* executable = PyObject_GetAttrString(object, "executable");
   loaded->executable = executable == NULL ? NULL : executable_new(executable);
   if (loaded->executable != NULL) handle_set_owned(loaded->executable, 0);
+  loaded->object = object;
   bool ok = loaded->executable != NULL && read_launch(loaded, object) && read_devices(loaded, object);
-  Py_DECREF(object);
   if (ok)
     loaded->has_peers = (size_t)loaded->executable->num_replicas *
                             (size_t)loaded->executable->num_partitions > loaded->num_devices;

@@ -387,7 +387,7 @@ struct PJRT_LoadedExecutable {
   Handle head;
   PJRT_Client* client;
   PJRT_Executable* executable;
-  PyObject *launch, *handlers, *runs;
+  PyObject *object, *launch, *handlers, *runs;
   uint64_t num_runs;  // under the GIL; told to Python in runs[0]
   bool has_collectives, can_fail;  // see LoadedExecutable in api.py
   bool has_peers;  // parts of it run in other processes
