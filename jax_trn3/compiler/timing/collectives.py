@@ -16,12 +16,15 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from jaxlib.mlir import ir
 from jaxlib.mlir.dialects import stablehlo
 
+from ..inline import blocks_of
+from .attributes import python_value
 from .graph import Mesh
 from .shardings import Layout, Meshes
 
@@ -34,9 +37,12 @@ ATTRIBUTES = (
     "reduction_op",  # which newer Shardy says, a sum or a maximum: the same in time
     "replica_groups",
     "source_target_pairs",
+    "trn3.along",
 )
 """What is read here, of the attributes of collectives."""
 
+_LISTS = ("replica_groups", "source_target_pairs")
+_ALONG = "trn3.along"  # what `described` says of a collective whose list of devices is gone
 _AXIS = re.compile(r'"([^"]+)"(:\(\d+\)(\d+))?')
 _LIST = re.compile(r"\{([^}]*)\}")
 _TO_FROM = re.compile(r"\{([^}]*)\}: (\d+)->(\d+)")
@@ -59,12 +65,55 @@ def described(op: Any, meshes: Meshes, before: Layout | None) -> dict[str, Any]:
             return _along(op, meshes, ((axes, dim) for dim, axes in enumerate(lists)))
     if "reduction_axes" in attributes:
         return _along(op, meshes, [(str(attributes["reduction_axes"]), None)]) | {"dims": ()}
-    if "replica_groups" in attributes:
-        return replica_groups(attributes["replica_groups"], meshes.main)
-    if "source_target_pairs" in attributes:
-        pairs = np.array(attributes["source_target_pairs"]).reshape(-1, 2)
-        return along_axis(pairs, meshes.main) or {"groups": pairs}
+    if _ALONG in attributes:
+        return dict(python_value(attributes[_ALONG]))
+    return _listed(op, meshes.main)
+
+
+def _listed(op: Any, mesh: Mesh) -> dict[str, Any]:
+    """Of a collective of StableHLO, which lists its devices."""
+    for name, read in (("replica_groups", replica_groups), ("source_target_pairs", permutation)):
+        if name in op.attributes:
+            return read(op.attributes[name], mesh)
     return {}
+
+
+def forget_lists(module: Any) -> None:
+    """Replaces lists of devices that follow mesh axes by the axes: of a million devices, every pass
+    would go through them."""
+    mesh = Meshes.of(module).main
+    known: dict[Any, dict[str, Any]] = {}
+    for block in blocks_of(module.operation):
+        for op in (op.operation for op in block.operations):
+            lists = [op.attributes[name] for name in _LISTS if name in op.attributes]
+            if not lists:
+                continue
+            if lists[0] not in known:
+                known[lists[0]] = _listed(op, mesh)
+            along = known[lists[0]]
+            if "axes" not in along:
+                continue
+            op.attributes[_ALONG] = ir.DictAttr.get({k: _attribute(v) for k, v in along.items()})
+            # As few devices as the verifier takes.
+            if "source_target_pairs" in op.attributes:
+                op.attributes["source_target_pairs"] = _integers([[0, 0]])
+            elif isinstance(op.attributes["replica_groups"], ir.DenseElementsAttr):
+                count = math.prod(along["sizes"]) if op.name == "stablehlo.all_to_all" else 1
+                op.attributes["replica_groups"] = _integers([list(range(count))])
+
+
+def _attribute(values: Sequence[Any]) -> Any:
+    """Of names, numbers or pairs of numbers."""
+    return ir.ArrayAttr.get([
+        ir.StringAttr.get(value) if isinstance(value, str)
+        else ir.DenseI64ArrayAttr.get(value) if isinstance(value, tuple)
+        else ir.IntegerAttr.get(ir.IntegerType.get_signless(64), value)
+        for value in values
+    ])  # fmt: skip
+
+
+def _integers(rows: list[list[int]]) -> Any:
+    return ir.DenseIntElementsAttr.get(np.array(rows, np.int64))
 
 
 def _along(op: Any, meshes: Meshes, lists: Iterable[tuple[str, Any]]) -> dict[str, Any]:
@@ -136,6 +185,12 @@ def _same_rows(expected: Any, groups: Any) -> bool:
     )
 
 
+def permutation(attribute: Any, mesh: Mesh) -> dict[str, Any]:
+    """Of the pairs (from, to) of a StableHLO collective."""
+    pairs = np.array(attribute).reshape(-1, 2)
+    return along_axis(pairs, mesh) or {"groups": pairs}
+
+
 def along_axis(pairs: Any, mesh: Mesh) -> dict[str, Any] | None:
     """`axes`, `sizes` and `pairs` of a permutation along one axis, the same everywhere."""
     shape = [size for _, size in mesh.axes]
@@ -147,12 +202,12 @@ def along_axis(pairs: Any, mesh: Mesh) -> dict[str, Any] | None:
         return None
     axis = int(differing[0])
     name, size = mesh.axes[axis]
-    places = np.unique(np.stack([source[axis], target[axis]], axis=1), axis=0)
-    if len(places) * (math.prod(shape) // size) != len(pairs):
+    codes = np.unique(source[axis] * size + target[axis])
+    if len(codes) * (math.prod(shape) // size) != len(pairs):
         return None
     return {
         "axes": (name,),
         "sizes": (size,),
         "dims": (),
-        "pairs": tuple((int(a), int(b)) for a, b in places),
+        "pairs": tuple(divmod(int(code), size) for code in codes),
     }

@@ -10,6 +10,7 @@ import numpy as np
 _BITS = {
     "i1": 8, "pred": 8, "f4E2M1FN": 4, "i4": 4, "ui4": 4, "i2": 2, "ui2": 2, "f32": 32, "f64": 64,
     "bf16": 16, "f16": 16, "complex<f32>": 64, "complex<f64>": 128, "f8E8M0FNU": 8,
+    "token": 0,
 }  # fmt: skip
 
 
@@ -40,7 +41,7 @@ class Tensor:
 def bits(dtype: str) -> int:
     """Bits of an element in memory.
 
-    **Raises:** `ValueError` for a type that has no size (a token).
+    **Raises:** `ValueError` for a type that has no size in memory (a quantized one). A token has 0.
     """
     if dtype in _BITS:
         return _BITS[dtype]

@@ -14,6 +14,7 @@ from jaxlib.mlir import ir, passmanager
 from jaxlib.mlir.dialects import sdy
 
 from ..inline import blocks_of, functions, inline_calls
+from .collectives import forget_lists
 from .sharding_rules import binding, sharding_rule
 from .shardings import SHARDING
 from .sources import call_location
@@ -49,7 +50,11 @@ _MERGEABLE = frozenset(
 
 def copied(module: Any) -> Any:
     """The module in a context of its own (`.context`)."""
-    return ir.Module.parse(mlir.module_to_bytecode(module), mlir.make_ir_context())
+    with module.context, ir.Location.unknown():
+        clone = module.operation.clone().opview
+        forget_lists(clone)
+        code = mlir.module_to_bytecode(clone)
+    return ir.Module.parse(code, mlir.make_ir_context())
 
 
 def partition(module: Any) -> Any:

@@ -50,8 +50,7 @@ def device_program(module: Any) -> DeviceProgram:
     **Raises:** `ValueError` for dynamic shapes, for GSPMD's annotations, and for a program on
     several meshes.
     """
-    with module.context:
-        module = copied(module)
+    module = copied(module)
     library = partition(module)
     with module.context, ir.Location.unknown():
         meshes = Meshes.of(module)
