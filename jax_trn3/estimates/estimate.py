@@ -56,7 +56,7 @@ def estimate(
 
 
 def _device_program(
-    fun: Callable[..., Any],
+    fun: Any,
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
     static_argnums: int | Sequence[int] | None,
