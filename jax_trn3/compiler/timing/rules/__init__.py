@@ -26,6 +26,7 @@ def rule(name: str) -> Callable[[Rule], Rule]:
 # Each enters its rules; they need what is above.
 from . import attention as attention  # noqa: E402
 from . import attention_backward as attention_backward  # noqa: E402
+from . import convolution as convolution  # noqa: E402
 from . import matmul as matmul  # noqa: E402
 from . import mx as mx  # noqa: E402
 from . import rows as rows  # noqa: E402

@@ -6,6 +6,7 @@ VectorE; gradients of keys and values are summed up in PSUM over all queries, th
 queries in SBUF over all keys (FlashAttention-2's order, keys outside).
 """
 
+import functools
 import itertools
 from collections.abc import Callable, Iterator
 
@@ -73,9 +74,10 @@ _TURNING = 4
 """Groups that go by while the DMA engines transpose a tile."""
 
 
-def pipeline(
-    steps: int, behind: int, step: Callable[[Index, tuple[bool, ...]], Iterator[Node]]
-) -> list[Node]:
+_Step = Callable[[Index, tuple[bool, ...]], Iterator[Node]]
+
+
+def pipeline(steps: int, behind: int, step: _Step) -> list[Node]:
     """Steps of which parts lag behind: `step` is told for each lag up to `behind` whether there is
     a step so far back."""
     nodes: list[Node] = []
@@ -88,11 +90,15 @@ def pipeline(
         often = len(list(group))
         first = number
         if often > 1:
-            nodes.append(loop(often, lambda i, f=first, s=stages: step(i + f, s)))
+            nodes.append(loop(often, functools.partial(_later, step, first, stages)))
         else:
             nodes += step(as_index(first), stages)
         number += often
     return nodes
+
+
+def _later(step: _Step, first: int, stages: tuple[bool, ...], index: Index) -> Iterator[Node]:
+    return step(index + first, stages)
 
 
 class _Backward:
@@ -242,8 +248,10 @@ class _Backward:
 
     def _probabilities(self, block: Index, group: Index) -> Iterator[Instruction]:
         """p = exp(scores - log sum exp), ds = p * (dp - delta)."""
-        products = ((self.scores, self.q_turned, self.k_turned),)
-        products += ((self.dp, self.do_turned, self.v_turned),)
+        products = (
+            (self.scores, self.q_turned, self.k_turned),
+            (self.dp, self.do_turned, self.v_turned),
+        )
         for into, left, right in products:
             for part in range(self.depth):
                 yield nc_matmul(

@@ -64,6 +64,12 @@ class Layout:
     transposed: bool
     """Whether the last axis in memory is not a free one."""
 
+    thin: int = 1
+    """Elements that come in for each that is used."""
+
+    reuse: int = 1
+    """Places of the contracted axis that read the same elements, shifted."""
+
 
 def layout(tensor: Tensor, contracting: Sequence[int], batch: Sequence[int]) -> Layout:
     """How an operand lies, row-major as JAX's arrays are."""

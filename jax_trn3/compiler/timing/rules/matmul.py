@@ -5,11 +5,12 @@ of one operand stays in SBUF, transposing loads where the contracted axis is the
 elementwise operations on the way out of PSUM.
 """
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+import functools
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 
 from jax_trn3.hardware import Chip, NeuronCore
-from jax_trn3.isa import Tile
+from jax_trn3.isa import Index, Tile
 from jax_trn3.isa.dma import dma_copy
 from jax_trn3.isa.dtypes import FP8, FP32
 from jax_trn3.isa.vector_move import memset
@@ -79,12 +80,28 @@ class Arithmetic:
     thin: tuple[int, int] = (1, 1)
     """Elements of each operand's contracted axis for each one that the array is given."""
 
+    def exchanged(self) -> "Arithmetic":
+        """With the operands exchanged."""
+        return replace(
+            self,
+            precision=self.precision.swapped(),
+            passes=self.passes[::-1],
+            quantized=self.quantized[::-1],
+            packed=self.packed[::-1],
+            thin=self.thin[::-1],
+        )
+
 
 def arithmetic(dot: Operation, contracted: int, core: NeuronCore) -> Arithmetic:
     """Which of the tensor engine's precisions computes a dot_general of these types."""
     types = [x.dtype for x in dot.operands[:2]]
-    if dot.kind == "trn3.bf16_dot_general" or _algorithm(dot) == "bf16":
-        return Arithmetic(Precision("bfloat16", "bfloat16", "bfloat16"))
+    if dot.kind.startswith("trn3.bf16_") or _algorithm(dot) == "bf16":
+        algorithm = dot.attributes.get("algorithm")
+        terms = 1
+        if isinstance(algorithm, Mapping):
+            terms = int(algorithm.get("num_primitive_operations", 1))
+        passes = (terms // 3, terms // 3)
+        return Arithmetic(Precision("bfloat16", "bfloat16", "bfloat16"), terms, passes)
     if any(t.startswith("complex") for t in types):
         return Arithmetic(
             Precision("float32", "float32", "float32"), 4, (0, 0),
@@ -110,9 +127,11 @@ def arithmetic(dot: Operation, contracted: int, core: NeuronCore) -> Arithmetic:
         if {"float8_e4m3", "float8_e4m3fn"} == set(names):
             names = ["float8_e4m3"] * 2
         if core.generation >= 3 and contracted > 1:
-            return Arithmetic(Precision(*names, "float8_double_row"))
-        return Arithmetic(Precision(*names, "float8"))
-    return Arithmetic(Precision(*names, "bfloat16"), 1, (int(bool(converted)),) * 2, converted)
+            return Arithmetic(Precision(names[0], names[1], "float8_double_row"))
+        return Arithmetic(Precision(names[0], names[1], "float8"))
+    return Arithmetic(
+        Precision(names[0], names[1], "bfloat16"), 1, (int(bool(converted)),) * 2, converted
+    )
 
 
 def _integers(types: list[str]) -> Arithmetic:
@@ -186,9 +205,14 @@ def _zeros(group: Group, core: NeuronCore) -> Iterator[Node]:
         dtype = held_as(output.dtype, core)
         zeros = Tile(f"zeros {number}", "sbuf", (min(ROWS, output.size), columns), dtype)
         far = Tile(f"result {number}", "hbm", zeros.shape, dtype)
-        yield memset(zeros, value=0.0)
+        yield memset(zeros[0], value=0.0)
         copies = ceil_div(output.size * words(output.dtype), ROWS * columns)
-        yield loop(copies, lambda _, far=far, zeros=zeros: [dma_copy(far, zeros)])
+        store = dma_copy(far[0], zeros[0])
+        yield loop(copies, functools.partial(_always, store))
+
+
+def _always(node: Node, _: Index) -> list[Node]:
+    return [node]
 
 
 def _side(
@@ -204,4 +228,5 @@ def _side(
     passes += how.passes[place]
     if lay.transposed and held != dtype:
         passes = max(1, passes)
-    return Side(free, held, lay.run, lay.transposed, passes, thin=how.thin[place])
+    thin = how.thin[place] * lay.thin
+    return Side(free, held, lay.run, lay.transposed, passes, thin=thin, reuse=lay.reuse)

@@ -11,13 +11,14 @@ from .product import Precision
 from .tiles import ceil_div, size
 
 _X4 = {
-    "mxfp8_e4m3": "float8_e4m3fn_x4", "mxfp8_e5m2": "float8_e5m2_x4",
-    "mxfp4_e2m1": "float4_e2m1fn_x4", "f8E4M3FN": "float8_e4m3fn_x4",
-    "f8E5M2": "float8_e5m2_x4", "f4E2M1FN": "float4_e2m1fn_x4",
+    "mxfp8_e4m3": "float8_e4m3fn_x4", "f8E4M3FN": "float8_e4m3fn_x4",
+    "mxfp8_e5m2": "float8_e5m2_x4", "f8E5M2": "float8_e5m2_x4",
+    "mxfp4_e2m1": "float4_e2m1fn_x4", "f4E2M1FN": "float4_e2m1fn_x4",
     # Of six bits every value is one of E4M3.
-    "mxfp6_e2m3": "float8_e4m3fn_x4", "mxfp6_e3m2": "float8_e4m3fn_x4",
-    "f6E2M3FN": "float8_e4m3fn_x4", "f6E3M2FN": "float8_e4m3fn_x4",
+    "mxfp6_e2m3": "float8_e4m3fn_x4", "f6E2M3FN": "float8_e4m3fn_x4",
+    "mxfp6_e3m2": "float8_e4m3fn_x4", "f6E3M2FN": "float8_e4m3fn_x4",
 }  # fmt: skip
+"""The tensor engine's type for an MX format, by `numerics`' name and by StableHLO's."""
 
 _QUANTIZE_PASSES = 5
 """Magnitudes, the largest of a block, its exponent, the division, the rounding: MX without an
@@ -36,11 +37,11 @@ def mx_dot(group: Group, dot: Operation, chip: Chip) -> Plan:
     )
     formats = [attributes.get("lhs_format"), attributes.get("rhs_format")]
     packed = (bool(attributes.get("lhs_is_mx")), bool(attributes.get("rhs_is_mx")))
-    how = _mx_arithmetic(formats, packed, int(attributes.get("block_size", 32)), chip.core)
+    how = mx_arithmetic(formats, packed, int(attributes.get("block_size", 32)), chip.core)
     return planned(group, dot, layouts, how, chip)
 
 
-def _mx_arithmetic(
+def mx_arithmetic(
     formats: list[str | None], packed: tuple[bool, bool], block: int, core: NeuronCore
 ) -> Arithmetic:
     held = [_X4.get(f or "") for f in formats]

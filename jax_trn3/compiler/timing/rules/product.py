@@ -92,7 +92,10 @@ class Side:
     """Whether it lies in HBM as MX data with scales."""
 
     thin: int = 1
-    """Elements of the contracted axis for each that the array is given (sparsity)."""
+    """Elements that come in for each that the array is given (sparsity, strides)."""
+
+    reuse: int = 1
+    """Tiles of the contracted axis that read the same elements, shifted (convolutions)."""
 
 
 @dataclass(frozen=True)
@@ -248,7 +251,7 @@ def _seconds(blocks: Blocking, chip: Chip) -> float:
     moved = 0.0
     for name, side in (("lhs", product.lhs), ("rhs", product.rhs)):
         width = DTYPES[side.stored].bytes
-        held = width * side.size * product.k * side.thin / (4 if side.packed else 1)
+        held = width * side.size * product.k * side.thin / (4 if side.packed else side.reuse)
         if side.transposed:
             moved += again[name] * rates.transposed_s(held)
         else:

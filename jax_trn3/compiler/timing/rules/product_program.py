@@ -74,7 +74,7 @@ class _Operand:
     def load(self, at: Index, count: int, columns: int) -> Iterator[Instruction]:
         """Brings `count` tiles of the contracted axis to SBUF."""
         into = self._sbuf.run(at, count)
-        columns *= self.side.thin
+        columns = ceil_div(columns * self.side.thin, self.side.reuse)
         if self.side.passes:
             yield from self._load(self._raw.run(at, count), count, columns)
             yield from self._worked(at, count, columns)
@@ -110,7 +110,10 @@ class _Operand:
 
     @property
     def _sbuf(self) -> Tile:
-        return Tile(f"{self.name} in sbuf", "sbuf", self._shape, self.dtype, self.slots)
+        return Tile(
+            f"{self.name} in sbuf", "sbuf", self._shape, self.dtype, self.slots,
+            given=self.side.reuse > 1,
+        )  # fmt: skip
 
     @property
     def _raw(self) -> Tile:
