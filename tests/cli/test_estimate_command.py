@@ -11,9 +11,9 @@ from jax_trn3.estimates.json_view import document, read
 
 PROGRAM = """
 import jax, jax.numpy as jnp
-from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
 
-mesh = AbstractMesh((2, 2), ("data", "model"))
+mesh = AbstractMesh((2, 2), ("data", "model"), axis_types=(AxisType.Auto,) * 2)
 
 def shape(dimensions, *spec):
     sharding = NamedSharding(mesh, PartitionSpec(*spec))

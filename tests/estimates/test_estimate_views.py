@@ -10,7 +10,7 @@ import pyarrow.parquet
 from hand_made import SCHEDULES, estimate_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
 
 from jax_trn3.estimates import VIEWS, compare, estimate, save, summary
 from jax_trn3.estimates.json_view import document, read
@@ -31,7 +31,7 @@ def test_all_views_agree(schedule, where) -> None:
 
 
 def test_all_views_of_a_program_agree() -> None:
-    mesh = AbstractMesh((2, 2), ("data", "model"))
+    mesh = AbstractMesh((2, 2), ("data", "model"), axis_types=(AxisType.Auto,) * 2)
 
     def shape(*dimensions, spec):
         sharding = NamedSharding(mesh, PartitionSpec(*spec))
