@@ -453,7 +453,7 @@ def _constant(cut: _Cut, tensor: Tensor, view: View | None) -> bool:
 
 
 def _renamed(cut: _Cut, operation: Operation, place: int) -> Operation:
-    if operation.kind == "stablehlo.dynamic_update_slice":
+    if operation.kind in ("stablehlo.dynamic_update_slice", "stablehlo.scatter"):
         free = _may_overwrite(cut, place, View(operation.operands[0]))
         return replace(operation, attributes={**operation.attributes, "in_place": free})
     if not any(t.id in cut.renamed for t in operation.results):

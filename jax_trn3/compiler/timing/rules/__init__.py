@@ -28,5 +28,9 @@ from . import attention as attention  # noqa: E402
 from . import attention_backward as attention_backward  # noqa: E402
 from . import convolution as convolution  # noqa: E402
 from . import matmul as matmul  # noqa: E402
+from . import movement as movement  # noqa: E402
 from . import mx as mx  # noqa: E402
+from . import other as other  # noqa: E402
+from . import reduction as reduction  # noqa: E402
 from . import rows as rows  # noqa: E402
+from . import sorting as sorting  # noqa: E402

@@ -204,7 +204,9 @@ class _Rows:
             return Tile(f"number {number}", "sbuf", (PARTITIONS, 1), dtype, given=True)
         wide = value.number in self.work.wide or value.source == "column"
         shape = self.layout.dimensions(1 if wide else value.every)
-        return Tile(f"value {number}", "sbuf", shape, dtype, slots, given=wide)
+        # A row over several partitions: what there is one of for each comes to one of them.
+        given = wide or self.layout.split > 1 and value.every > 1
+        return Tile(f"value {number}", "sbuf", shape, dtype, slots, given=given)
 
     def _access(self, value: Value, i: Index, partitions: int, rows: int, all_of: bool) -> Access:
         """A value's part of tile `i`; `all_of`: as often as an operand of whole rows needs it."""
