@@ -39,10 +39,11 @@ def write(estimate: Estimate, path: str | Path, window_ps: tuple[int, int] | Non
     numbers = {id(place.step): number for number, place in enumerate(places)}
     tables = run_tables([(part.runs, _named(part.place, numbers)) for part in shown])
     stacks = {name: k for k, name in enumerate(dict.fromkeys(p.step.source.name for p in places))}
-    tables["HloInstruction"] = [_operation(place, k, stacks) for k, place in enumerate(places)]
+    operations = [_operation(place, k, stacks) for k, place in enumerate(places)]
+    tables["HloInstruction"] = operations
     tables["FrameworkInstruction"] = [
         {**row, "framework_name": place.step.source.name or None}
-        for row, place in zip(tables["HloInstruction"], places)
+        for row, place in zip(operations, places)
     ]
     tables["CcOp"] = _collectives(places)
     tables["Summary"] = [{**neuron_summary(estimate), "total_row_count": total_rows(tables)}]

@@ -16,7 +16,7 @@ from jax_trn3.simulator import Timeline
 
 from . import figures
 from .neuron_explorer import neuron_summary
-from .parquet_rows import MAX_PACKETS, Rows, Tables, run_tables
+from .parquet_rows import MAX_PACKETS, Columns, Rows, Tables, run_tables
 from .parquet_schema import TABLES, VERSION
 from .runs import Runs, runs
 
@@ -66,13 +66,17 @@ def write_tables(tables: Tables, path: str | Path) -> None:
         shutil.rmtree(directory)
     directory.mkdir(parents=True)
     for name, rows in tables.items():
-        if rows:
+        if _length(rows):
             pyarrow.parquet.write_table(_table(name, rows), directory / f"{name}.parquet")
 
 
 def total_rows(tables: Tables) -> int:
     """Rows of all tables."""
-    return sum(len(rows) for rows in tables.values())
+    return sum(_length(rows) for rows in tables.values())
+
+
+def _length(rows: Rows | Columns) -> int:
+    return len(next(iter(rows.values()), ())) if isinstance(rows, dict) else len(rows)
 
 
 def metadata(name: str, chip: Chip, cores: int, start_ps: int, end_ps: int) -> dict[str, Any]:
@@ -108,21 +112,28 @@ def warnings(tables: Tables, left_out: int, of: int) -> Rows:
     found = ["simulated, not measured; columns that a simulation has no value for are null"]
     if left_out:
         found.append(f"{left_out:,} of {of:,} instructions and transfers are not in the tables")
-    packets = sum(row["packets"] for row in tables["DmaPacketAggregated"])
+    transfers = tables["DmaPacketAggregated"]
+    packets = sum(row["packets"] for row in transfers if isinstance(row, dict))
     if packets > MAX_PACKETS:
         found.append(f"{packets:,} packets: a row is all packets of a transfer on one engine")
     return [{"message": message, "category": "Missing Data"} for message in found]
 
 
-def _table(name: str, rows: Rows) -> "pyarrow.Table":
+def _table(name: str, rows: Rows | Columns) -> "pyarrow.Table":
     """Rows as an Arrow table with the columns that the schema gives it."""
-    fields, arrays = [], []
+    fields, arrays, length = [], [], _length(rows)
+    filled = set(rows) if isinstance(rows, dict) else {key for row in rows for key in row}
     for column in TABLES[name]:
         kind = pyarrow.list_(pyarrow.int64()) if column.type == "list" else column.type
         kind = {"double": pyarrow.float64(), "int64": pyarrow.int64(), "int32": pyarrow.int32(),
                 "string": pyarrow.string(), "bool": pyarrow.bool_()}.get(kind, kind)  # fmt: skip
         fields.append(pyarrow.field(column.name, kind, nullable=not column.required))
-        arrays.append(pyarrow.array([_plain(row.get(column.name)) for row in rows], kind))
+        if column.name not in filled:
+            arrays.append(pyarrow.nulls(length, kind))
+        elif isinstance(rows, dict):
+            arrays.append(pyarrow.array(rows[column.name], kind))
+        else:
+            arrays.append(pyarrow.array([_plain(row.get(column.name)) for row in rows], kind))
     return pyarrow.Table.from_arrays(arrays, schema=pyarrow.schema(fields))
 
 

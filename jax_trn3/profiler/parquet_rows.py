@@ -6,8 +6,7 @@ run's number in the program; both are ends of a "Flow". The simulator knows how 
 works for a transfer, not each packet's time: its packets on an engine lie one after another.
 """
 
-import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,10 +25,13 @@ from .runs import Runs
 Rows = list[dict[str, Any]]
 """A table's rows, by column; what is left out is null."""
 
-Tables = dict[str, Rows]
+Columns = dict[str, np.ndarray]
+"""The same by column, for tables that are long."""
+
+Tables = dict[str, Rows | Columns]
 
 MAX_PACKETS = 200_000
-"""Packets that are shown one by one. Of more, a row is a transfer's packets on one engine."""
+"""Packets that are shown one by one. Of more, a row is all of a transfer's on one engine."""
 
 _QUEUE_TYPES = {"hwdge": "hardware_dynamic", "swdge": "software_dynamic"}
 _OPCODES = {"nc_matmul": "MATMUL", "nc_matmul_mx": "MATMUL", "activation": "ACTIVATE"}
@@ -47,23 +49,25 @@ class Named:
 
 def run_tables(parts: Sequence[tuple[Runs, Named | None]]) -> Tables:
     """The tables of runs one by one. Several parts are one after another, each number once."""
-    tables: Tables = {name: [] for name in _OF_RUNS}
-    packets = sum(_num_packets(shown) for shown, _ in parts)
+    tables: dict[str, Rows] = {name: [] for name in _OF_RUNS}
+    packets = []
+    together = sum(_num_packets(shown) for shown, _ in parts) > MAX_PACKETS
     for shown, named in parts:
         tables["Instruction"] += _instructions(shown, named)
         tables["DmaPacketAggregated"] += _transfers(shown)
-        tables["DmaPacket"] += _packets(shown, together=packets > MAX_PACKETS)
+        packets.append(_packets(shown, together))
         tables["Flow"] += _flows(shown)
         found = lives(shown)
         tables["SbufUsage"] += _sbuf(shown, found)
         tables["PsumUsage"] += _psum(shown, found)
     _count(tables["Instruction"], "pc", ("pcore_idx", "engine"))
-    for number, row in enumerate(tables["DmaPacket"]):
-        row["id"] = number
-    return tables
+    moved = joined([part for part in packets if part])
+    if moved:
+        moved["id"] = np.arange(len(moved["start_ts"]))
+    return {**tables, "DmaPacket": moved}
 
 
-_OF_RUNS = ("Instruction", "DmaPacketAggregated", "DmaPacket", "Flow", "SbufUsage", "PsumUsage")
+_OF_RUNS = ("Instruction", "DmaPacketAggregated", "Flow", "SbufUsage", "PsumUsage")
 
 
 def _rows(shown: Runs) -> Iterator[tuple[int, int, list[int], int]]:
@@ -193,47 +197,65 @@ def _num_packets(shown: Runs) -> int:
     return int(np.array(counts, np.int64)[shown.events[:, 5]].sum())
 
 
-def _packets(shown: Runs, together: bool) -> Iterator[dict[str, Any]]:
-    timeline = shown.timeline
-    texts = {
-        number: _cut_up(timeline, number, shares, together) for number, shares in timeline.transfers
+def _packets(shown: Runs, together: bool) -> Columns:
+    """The packets of all transfers, transfer by transfer."""
+    parts = []
+    for number, shares in shown.timeline.transfers:
+        places = np.flatnonzero(shown.events[:, 5] == number)
+        if len(places):
+            once = _cut_up(shown.timeline, number, shares, together)
+            parts.append(_repeated(shown, places, once, _transfer(shown.timeline, number)))
+    found = joined(parts)
+    order = np.argsort(found.get("packet_aggregation_id", np.empty(0)), kind="stable")
+    return {name: column[order] for name, column in found.items()}
+
+
+def _repeated(shown: Runs, places: np.ndarray, once: Columns, whole: Mapping[str, Any]) -> Columns:
+    """The packets of all runs of a transfer, from those of one."""
+    many, each = len(places), len(once["begin"])
+    starts = shown.events[places, 1][:, None]
+    begin, end = (((starts + once[name]) // 1000).ravel() for name in ("begin", "end"))
+    found = {name: np.tile(once[name], many) for name in (*_SIZES, "engine_idx")}
+    found |= {name: np.full(many * each, whole[name], object) for name in _TEXTS}
+    found |= {name: np.full(many * each, whole[name]) for name in ("pcore_idx", "queue_idx")}
+    speed = found["transfer_bytes"] / np.maximum(1, end - begin) * 1e9
+    return found | {
+        "start_ts": begin,
+        "end_ts": end,
+        "duration_ns": end - begin,
+        "packet_idx": np.tile(np.arange(each), many),
+        "packet_aggregation_id": np.repeat(shown.numbers[places], each),
+        "throughput": speed,
     }
-    for place, run, _, number in _rows(shown):
-        start = int(shown.events[place, 1])
-        for index, (begin, end, packet) in enumerate(texts.get(number, ())):
-            span = _span((start + begin) // 1000, (start + end) // 1000)
-            yield {
-                **packet, **span, "packet_idx": index, "packet_aggregation_id": run,
-                "throughput": _throughput(packet["transfer_bytes"], span["duration_ns"]),
-            }  # fmt: skip
+
+
+def joined(parts: Sequence[Columns]) -> Columns:
+    """The rows of several tables, one after another."""
+    return {name: np.concatenate([part[name] for part in parts]) for name in (parts or [{}])[0]}
 
 
 def _cut_up(
     timeline: Timeline, number: int, shares: Iterable[tuple[str, int]], together: bool
-) -> list[tuple[int, int, dict[str, Any]]]:
-    """(begin, end, row) of each packet of a transfer, ps from its first byte. How many an engine
+) -> Columns:
+    """The packets of a transfer, "begin" and "end" in ps from its first byte. How many an engine
     carries follows from how long it works."""
     whole = _transfer(timeline, number)
-    engines = [(int(s.rpartition(" ")[2]), busy) for s, busy in shares if " engine " in s]
+    engines = [(int(s.rpartition(" ")[2]), busy) for s, busy in shares if " engine " in s and busy]
     total = max(1, len(engines)) if together else max(1, whole["packets"])
     engines = engines or [(-1, 0)]
-    weights = [1 if together else busy for _, busy in engines]
-    counts = np.diff(_cuts(total, weights))
-    sizes = {key: np.diff(_cuts(whole[key], [1] * total)) for key in _SIZES}
-    found, place = [], 0
-    same = {name: whole[name] for name in _SAME}
-    for (engine, busy), count in zip(engines, counts.tolist()):
-        ends = _cuts(busy, [1] * count)
-        for begin, end in itertools.pairwise(ends):
-            row: dict[str, Any] = {key: int(of[place]) for key, of in sizes.items()}
-            row["engine_idx"] = engine if engine >= 0 else None
-            found.append((begin, end, row | same))
-            place += 1
-    return found
+    counts = np.diff(_cuts(total, [1 if together else busy for _, busy in engines]))
+    ends = [_cuts(busy, [1] * count) for (_, busy), count in zip(engines, counts.tolist())]
+    numbers = np.repeat([engine for engine, _ in engines], counts)
+    return {
+        "begin": np.array([time for times in ends for time in times[:-1]], np.int64),
+        "end": np.array([time for times in ends for time in times[1:]], np.int64),
+        "engine_idx": numbers if numbers[0] >= 0 else np.full(total, None, object),
+        **{key: np.diff(_cuts(whole[key], [1] * total)) for key in _SIZES},
+    }
 
 
 _SIZES = ("read_bytes", "write_bytes", "transfer_bytes")
-_SAME = ("pcore_idx", "variable", "queue_name", "queue_idx", "queue_type")
+_TEXTS = ("variable", "queue_name", "queue_type")
 
 
 def _cuts(whole: int, weights: Sequence[int]) -> list[int]:
