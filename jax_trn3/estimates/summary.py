@@ -57,10 +57,11 @@ def _head(found: Document) -> Text:
     )
     name, seconds = found["bound"], found["bounds_s"]
     shown = [f"{other} {duration(s * 1e12)}" for other, s in seconds.items() if s]
-    text.append(
-        f"nearest bound: {name}, {duration(seconds[name] * 1e12)} by itself; the run takes "
-        f"{found['slack']:.2f} times that\n"
-    )
+    if shown:
+        text.append(
+            f"nearest bound: {name}, {duration(seconds[name] * 1e12)} by itself; the run takes "
+            f"{found['slack']:.2f} times that\n"
+        )
     if shown[1:]:
         text.append(f"other bounds: {', '.join(shown[1:])}")
     return text

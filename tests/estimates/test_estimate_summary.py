@@ -85,6 +85,10 @@ def test_condition_of_a_loop_is_a_line_of_its_own() -> None:
     assert sum(line.cost.instructions for line in estimate.lines) == estimate.cost.instructions
 
 
+def test_nothing_has_no_bound() -> None:
+    assert "bound:" not in summary(estimate_of(body()))
+
+
 def test_loop_that_never_runs() -> None:
     estimate = estimate_of(body(while_(0, body(compute()), condition_ps=10**6)))
     assert sum(line.time_ps for line in estimate.lines) == 10**6
