@@ -101,24 +101,27 @@ class _Flash:
         self.most = max(count for count, _ in self.counts)
         self.heads = shape.heads * shape.sections
         # Few groups a head: all of them are one step, and the next head's overlap.
-        self.members = self.groups if self.groups * self.most <= 12 else 1
+        few = self.groups * self.most <= 12 or self.groups == 1
+        self.members = self.groups if few else 1
+        self.alone = few
         self.repeat = 1
-        if self.members == 1:
+        if not self.alone:
             often = next(
                 (n for n in range(1, self.heads) if self.heads % n == 0 and n * pairs >= 600),
                 self.heads,
             )
             self.repeat, self.heads = self.heads // often, often
-        self.stride = self.most if self.members == 1 else sum(n * often for n, often in self.counts)
+        self.stride = self.most if not self.alone else sum(n * often for n, often in self.counts)
         self._make_tiles(rows, dtype)
 
     def _make_tiles(self, rows: int, dtype: str) -> None:
         shape, d, most = self.shape, self.partitions, self.most
-        ahead = 4 if self.members > 1 else 1
         room = self.chip.core.sbuf_usable_partition_bytes
-        once = self.tiles * self.tile * 4 * (1 + self.depth)
-        copies = next(n for n in (4, 2, 1) if n * once <= room // 2 or n == 1)
-        copies = max(copies, min(ahead, 4)) if ahead > 1 else copies
+        width = 4 if dtype == "float32" else 2
+        features = self.parts * shape.value_features
+        once = self.tiles * width * (self.tile * self.depth + features)
+        # Of several heads, the next ones' are loaded while these are under way.
+        copies = next(n for n in (4, 2, 1) if n * once <= room // 3 or n == 1)
         keys = self.tiles
         self.k = Tile("k", "sbuf", (d, self.depth, self.tile), dtype, keys * copies)
         values = (self.part, self.parts, shape.value_features)
@@ -161,7 +164,7 @@ class _Flash:
 
     def program(self) -> list[Node]:
         """Heads one after another, each a pipeline of steps; or steps that are whole heads."""
-        if self.members > 1:
+        if self.alone:
             counts = [count for count, often in self.counts for _ in range(often)]
             return self._pipeline(as_index(0), self.heads, counts, alone=True)
 

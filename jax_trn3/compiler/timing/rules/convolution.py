@@ -120,7 +120,7 @@ def convolution(group: Group, operation: Operation, chip: Chip) -> Plan:
     if window.input_features_last:
         run, turned = window.inputs, True
     else:
-        run, turned = window.row, False
+        run, turned = window.row * window.stride, False
     image = Layout(window.groups, contracted, places, run, turned, thin=window.stride, reuse=reuse)
     kernel = Layout(window.groups, contracted, window.outputs, window.outputs, False)
     if "format" in operation.attributes:
@@ -152,11 +152,14 @@ def _depthwise(group: Group, operation: Operation, window: Window, chip: Chip) -
     lhs, (out,) = operation.operands[0], operation.results
     stored, result = held_as(lhs.dtype, core), held_as(out.dtype, core)
     features = min(ROWS, window.groups * window.outputs)
-    columns = min(2048, window.places)
-    halo = columns * window.stride + 64
+    columns = ceil_div(window.places, ceil_div(window.places, 2048))
+    spans = ceil_div(window.places, columns)
+    elements = ceil_div(lhs.size, window.batch * window.groups * window.inputs)
+    halo = max(columns * window.stride, ceil_div(elements, spans))
     x = Tile("input", "sbuf", (features, halo), stored, 4)
     sums = Tile("sums", "sbuf", (features, columns), "float32", 4)
-    weights = Tile("weights", "sbuf", (features, window.taps), "float32", given=True)
+    weights = Tile("weights", "sbuf", (features, window.inputs * window.taps), "float32", 2)
+    kernel = Tile("weights in hbm", "hbm", weights.shape, "float32", given=True)
     written = Tile("output", "sbuf", (features, columns), result, 4)
     source = Tile("input in hbm", "hbm", (features, 2 * halo), stored, given=True)
     far = Tile("output in hbm", "hbm", (features, 2 * columns), result)
@@ -164,10 +167,10 @@ def _depthwise(group: Group, operation: Operation, window: Window, chip: Chip) -
 
     def block(index: Index) -> Iterable[Instruction]:
         yield dma_copy(x[index], source[:, 0:halo], engine="dma:sync")
+        yield dma_copy(weights[index], kernel[0], engine="dma:gpsimd")
         places = x[index][:, 0 : columns * window.stride : window.stride]
         for number in range(window.inputs * window.taps):
-            tap = number % window.taps
-            weight = weights[:, tap : tap + 1]
+            weight = weights[index][:, number : number + 1]
             if number == 0:
                 yield tensor_scalar(sums[index], places, weight, op0="multiply", engine="vector")
             else:
@@ -180,7 +183,7 @@ def _depthwise(group: Group, operation: Operation, window: Window, chip: Chip) -
         yield dma_copy(far[:, 0:columns], written[index], engine="dma:scalar")
 
     blocks = window.batch * ceil_div(window.groups * window.outputs, features)
-    blocks *= ceil_div(window.places, columns)
+    blocks *= spans
     flops = 2 * out.size * window.inputs * window.taps
     said = "a convolution of few features a group: on VectorE, a tap at a time"
     return Plan(program("depthwise convolution", [loop(blocks, block)]), 1, flops, (said,))

@@ -86,7 +86,9 @@ class Epilogue:
     def turned(self, sums: Access, place: Index, row: int) -> Iterator[Instruction]:
         """A tile of a transposed result: through the tensor engine, then to HBM."""
         height, width = sums.shape
-        ready = self._tile("turning", width, self.result)[place]
+        # The tensor engine transposes floats.
+        kept = self.result in ("float32", "bfloat16", "float16")
+        ready = self._tile("turning", width, self.result if kept else "float32")[place]
         yield from self._worked(sums, ready[0:height], place, row, width, slice(0, width))
         for first in range(0, width, ROWS):
             part = ready[0:height, first : min(width, first + ROWS)]
