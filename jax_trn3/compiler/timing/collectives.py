@@ -165,6 +165,8 @@ def axes_of_groups(groups: Any, mesh: Mesh) -> tuple[str, ...] | None:
         return None
     places = np.unravel_index(groups[0], shape) if shape else ()
     varying = [at for at, place in enumerate(places) if len(np.unique(place)) > 1]
+    if math.prod(shape[at] for at in varying) != groups.shape[1]:
+        return None
     # The axis that changes last is the first: what its place is over the ranks, by first change.
     first_change = {at: int(np.argmax(places[at] != places[at][0])) for at in varying}
     order = sorted(varying, key=lambda at: -first_change[at])
