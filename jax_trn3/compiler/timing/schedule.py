@@ -155,8 +155,20 @@ def _items(part: Group | Operation, machine: Machine) -> list[_Item]:
             return []
         name, algorithm = part.kind.partition(".")[2] or part.kind, time.algorithm
         return [_Item("collective", name, part.source, cost, *_ends(part), algorithm=algorithm)]
+    if part.kind == "sdy.all_slice":
+        part = _own_part(part)
+        return [_compute(Group("copy", (part,), part.operands, part.results), machine)]
     rule = part.kind if part.kind in RULES else "other"
     return [_compute(Group(rule, (part,), part.operands, part.results), machine)]
+
+
+def _own_part(operation: Operation) -> Operation:
+    """The copy by which a device keeps its own part of what it has whole."""
+    sizes = operation.results[0].shape
+    bounds = {
+        "start_indices": (0,) * len(sizes), "limit_indices": sizes, "strides": (1,) * len(sizes)
+    }  # fmt: skip
+    return replace(operation, kind="stablehlo.slice", attributes=bounds)
 
 
 def _ends(part: Group | Operation) -> tuple[tuple[int, ...], tuple[int, ...]]:
