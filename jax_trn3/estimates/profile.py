@@ -135,7 +135,9 @@ def _estimate(loaded: Any, while_trip_count: int | None) -> Estimate:
 def _together(programs: tuple[Ran, ...]) -> Estimate:
     if not programs:
         nothing = Residency(0, ())
-        return Estimate("nothing ran", get_topology("trn3-chip"), Mesh(), Schedule((), 0, 0), nothing)
+        return Estimate(
+            "nothing ran", get_topology("trn3-chip"), Mesh(), Schedule((), 0, 0), nothing
+        )
     steps, start = [], 0
     for ran in programs:
         one = ran.estimate

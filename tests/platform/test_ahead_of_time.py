@@ -21,7 +21,10 @@ def test_program_compiled_ahead_of_time_runs(compiled: jax.stages.Compiled) -> N
 
 
 def test_cost_analysis_counts_the_flops(compiled: jax.stages.Compiled) -> None:
-    assert compiled.cost_analysis()["flops"] == 2 * 64**3
+    figures = compiled.cost_analysis()
+    assert 2 * 64**3 <= figures["flops"] <= 2 * 64**3 + 64**2  # the product, and sines
+    assert figures["bytes accessed"] >= 3 * 64**2 * 4
+    assert 0 < figures["optimal_seconds"] < 1e-3
 
 
 def test_memory_analysis_knows_arguments_and_outputs(compiled: jax.stages.Compiled) -> None:
