@@ -16,7 +16,7 @@ _ONE_ROW = 1 << 16
 _MOST_OPERATIONS = 160
 """Operations of a group: a program of instructions whose text stays short."""
 
-_EPILOGUE_OPERATIONS = 8
+_EPILOGUE_OPERATIONS = 16
 _EPILOGUE_OPERANDS = 2
 _EPILOGUE_RESULTS = 2
 """What a matmul does on the way out: more, and it is no longer the tensor engine that decides."""

@@ -11,7 +11,7 @@ otherwise (a value a column).
 """
 
 import heapq
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from .draft import (
@@ -26,6 +26,7 @@ from .draft import (
 from .graph import Body, Operation, Tensor, used_by
 from .group import Group
 from .kinds import FREE, is_elementwise, rule_of, stays_whole
+from .transposes import folded
 from .views import View, behind, reads_memory_only, uses, views
 
 _NEAR = 64
@@ -40,6 +41,7 @@ class _Cut:
     views: dict[int, View]
     uses: dict[int, int]
     donated: Collection[int]
+    made_by: dict[int, Operation] = field(default_factory=dict)
     known: set[int] = field(default_factory=set)
     """Ids of parameters, and of what has been placed."""
     drafts: list[Draft] = field(default_factory=list)
@@ -65,9 +67,11 @@ def groups(body: Body, donated: Collection[int] | None = None) -> list[Group | O
     **Returns:** Groups for rules; operations that are not ours as they are: control flow,
     collectives, kernels. What costs nothing is in none of them.
     """
+    body = folded(body)
     overwritable = {t.id for t in body.parameters} if donated is None else set(donated)
     cut = _Cut(body, views(body), uses(body), overwritable)
     cut.known = {t.id for t in body.parameters}
+    cut.made_by = {t.id: op for op in body.operations for t in op.results}
     wanted = _wanted(body, cut.views)
     for place, operation in enumerate(body.operations):
         for tensor in used_by(operation) if operation.regions else operation.operands:
@@ -195,9 +199,8 @@ def _materialized(cut: _Cut, tensor: Tensor, place: int) -> None:
         operation = Operation(
             "stablehlo.broadcast_in_dim", (view.tensor,), (tensor,), {"repeats": (view.repeat,)}
         )
-    source = next((op.source for op in cut.body.operations[:place] if tensor in op.results), None)
-    if source is not None:
-        operation = replace(operation, source=source)
+    if tensor.id in cut.made_by:
+        operation = replace(operation, source=cut.made_by[tensor.id].source)
     del cut.views[tensor.id]
     kind = "single" if view.window and view.repeat == 1 else "rows"
     draft = _alone(cut, place, operation, [view.tensor], kind)
@@ -312,21 +315,26 @@ def _turned(cut: _Cut, operation: Operation) -> bool:
     draft = draft.root() if draft else None
     if draft is None or draft.kind != "matmul" or len(draft.operations) > 1 or not view.plain:
         return False
-    if _uses_of(cut, tensor, view) > 1 or not _easily_turned(operation):
+    if _uses_of(cut, tensor, view) > 1 or not _easily_turned(operation, draft.operations[0][1]):
         return False
     _rename(cut, draft, view.tensor, result, result.shape)
     return True
 
 
-def _easily_turned(operation: Operation) -> bool:
-    """Whether a transpose keeps the last dimension, or exchanges the first ones for the last."""
-    shape = operation.operands[0].shape
-    order = [int(a) for a in operation.attributes["permutation"] if shape[int(a)] > 1]
-    rotated = sorted(order)
-    if not order or order[-1] == rotated[-1]:
-        return True
-    first = rotated.index(order[0])
-    return order == rotated[first:] + rotated[:first]
+def _easily_turned(transpose: Operation, dot: Operation) -> bool:
+    """Whether rows of the result come out of the tensor engine as they are or with the operands
+    exchanged: whether its last dimension is the last free one of either operand."""
+    shape = transpose.operands[0].shape
+    order = [int(a) for a in transpose.attributes["permutation"] if shape[int(a)] > 1]
+    numbers = dot.attributes.get("dot_dimension_numbers", {})
+    if not order or shape != dot.results[0].shape or not isinstance(numbers, Mapping):
+        return not order
+    of_lhs = (len(numbers.get(f"lhs_{kind}_dimensions", ())) for kind in ("contracting", "batching"))
+    contracted, batch = of_lhs
+    rows = len(dot.operands[0].shape) - contracted  # batch and free dimensions of the left one
+    ends = [max((a for a in range(*part) if shape[a] > 1), default=-1) for part in
+            ((batch, rows), (rows, len(shape)))]  # fmt: skip
+    return order[-1] in ends
 
 
 def _rename(cut: _Cut, draft: Draft, before: Tensor, after: Tensor, shape: tuple[int, ...]) -> None:
@@ -428,7 +436,9 @@ def _finished(cut: _Cut, draft: Draft, outside: set[int]) -> Group | Operation:
     first = draft.operations[0][1]
     if draft.kind == "single" and stays_whole(first):
         return first
-    operations = tuple(_renamed(cut, op, place) for place, op in draft.operations)
+    operations = tuple(
+        part for place, op in draft.operations for part in _spelled_out(cut, draft, op, place)
+    )
     own = {t.id for op in operations for t in op.results}
     inputs: dict[tuple[int, tuple[int, ...]], Tensor] = {}
     made: dict[int, Operation] = {}
@@ -442,6 +452,26 @@ def _finished(cut: _Cut, draft: Draft, outside: set[int]) -> Group | Operation:
     outputs = [t for op in operations for t in op.results if t.id in written]
     rule = {"rows": "rows", "matmul": "matmul"}.get(draft.kind) or rule_of(first)
     return Group(rule, (*made.values(), *operations), tuple(inputs.values()), tuple(outputs))
+
+
+def _spelled_out(
+    cut: _Cut, draft: Draft, operation: Operation, place: int
+) -> Iterator[Operation]:
+    """The operation; behind a matmul after the broadcasts that it reads, which say along which
+    dimension a bias lies."""
+    renamed = _renamed(cut, operation, place)
+    if draft.kind != "matmul" or not is_elementwise(operation):
+        yield renamed
+        return
+    operands = list(renamed.operands)
+    for number, whole in enumerate(cut.body.operations[place].operands):
+        part = operands[number]
+        if 1 < part.size < whole.size:
+            known = cut.made_by.get(whole.id)
+            attributes = known.attributes if known else {}
+            yield Operation("stablehlo.broadcast_in_dim", (part,), (whole,), attributes)
+            operands[number] = whole
+    yield replace(renamed, operands=tuple(operands))
 
 
 def _constant(cut: _Cut, tensor: Tensor, view: View | None) -> bool:

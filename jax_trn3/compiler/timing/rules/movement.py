@@ -226,7 +226,9 @@ def _block_by_dma(
     i: Index, height: int, high: int, width: int, wide: int, dtype: str
 ) -> list[Instruction]:
     """[high * height, wide * width] -> [width, wide, high * height]."""
-    far = Tile(f"rows {height} {high} {width}", "hbm", (high * height, width + 1), dtype, given=True)
+    far = Tile(
+        f"rows {height} {high} {width}", "hbm", (high * height, width + 1), dtype, given=True
+    )
     name = f"columns {height} {high} {width}"
     near = Tile(name, "sbuf", (width, high * height), dtype, 8)
     out = Tile(f"{name}, hbm", "hbm", (width, high * height + 1), dtype, _FAR)
@@ -338,7 +340,9 @@ def scatter(group: Group, chip: Chip) -> Plan:
 
 def _window(operation: Operation, update: Tensor, whole: Tensor) -> int:
     numbers = operation.attributes.get("scatter_dimension_numbers") or {}
-    windows = [int(a) for a in numbers.get("update_window_dims", ())] if hasattr(numbers, "get") else []
+    windows = (
+        [int(a) for a in numbers.get("update_window_dims", ())] if hasattr(numbers, "get") else []
+    )
     run = 1
     for axis in reversed(range(len(update.shape))):
         if axis not in windows:
@@ -408,15 +412,27 @@ def _added_block(i: Index, count: int, width: int, dtype: str) -> list[Node]:
         size = min(512, width - first)
         columns = slice(first, first + size)
         if floats:
-            kind = Tile("same in float32", "sbuf", (_ROWS, _ROWS), dtype, given=True) if dtype != "bfloat16" else same
+            kind = (
+                Tile("same in float32", "sbuf", (_ROWS, _ROWS), dtype, given=True)
+                if dtype != "bfloat16"
+                else same
+            )
             nodes.append(
                 nc_matmul(
                     psum[i][0:count, 0:size], kind[0:count, 0:count], near[i][0:count, columns],
                     accumulate=False, is_stationary_onezero=dtype == "float32",
                 )
             )  # fmt: skip
-            nodes.append(tensor_tensor(part[:, columns], part[:, columns], psum[i][0:count, 0:size], op="add"))
+            nodes.append(
+                tensor_tensor(
+                    part[:, columns], part[:, columns], psum[i][0:count, 0:size], op="add"
+                )
+            )
         else:
-            nodes.append(tensor_tensor(part[:, columns], part[:, columns], near[i][0:count, columns], op="add"))
+            nodes.append(
+                tensor_tensor(
+                    part[:, columns], part[:, columns], near[i][0:count, columns], op="add"
+                )
+            )
     nodes.append(dma_copy(table[0:count, 0:width], part, dst_index=chosen, engine=STORE))
     return nodes

@@ -144,7 +144,9 @@ def linear_algebra(group: Group, chip: Chip) -> Plan:
     operation = group.operations[-1]
     name = operation.kind.lower()
     share, steps, sweeps = next((c[1:] for c in _COSTS if c[0] in name), (1.0, 8, _SWEEPS))
-    matrix = max((t for t in operation.operands if len(t.shape) >= 2), key=lambda t: t.size, default=None)
+    matrix = max(
+        (t for t in operation.operands if len(t.shape) >= 2), key=lambda t: t.size, default=None
+    )
     if matrix is None:
         return other(group, chip)
     rows, columns = matrix.shape[-2:]
@@ -194,4 +196,3 @@ def _products(count: int, width: int) -> list[Node]:
         ]
 
     return [loop(-(-count // 4), some)]
-

@@ -6,7 +6,12 @@ from collections.abc import Iterable
 from jax_trn3.hardware import Chip
 from jax_trn3.isa import Access, Index, Tile
 from jax_trn3.isa.scalar import activation
-from jax_trn3.isa.vector import scalar_tensor_tensor, tensor_scalar, tensor_tensor, tensor_tensor_scan
+from jax_trn3.isa.vector import (
+    scalar_tensor_tensor,
+    tensor_scalar,
+    tensor_tensor,
+    tensor_tensor_scan,
+)
 from jax_trn3.isa.vector_reduce import tensor_reduce
 from jax_trn3.simulator import Node, loop, program
 

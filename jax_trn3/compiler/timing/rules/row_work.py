@@ -213,9 +213,7 @@ def reading(group: Group, core: NeuronCore) -> Reading:
 
 def _elements(group: Group) -> int:
     sizes = [t.size for op in group.operations for t in op.results]
-    sizes += [
-        op.operands[0].size for op in group.operations if op.kind == "stablehlo.reduce"
-    ]
+    sizes += [op.operands[0].size for op in group.operations if op.kind == "stablehlo.reduce"]
     for op in group.operations:
         repeats = op.attributes.get("repeats", ())
         sizes += [t.size for t, n in zip(op.operands, repeats) if n == 1]
@@ -278,7 +276,9 @@ def _value(read: Reading, tensor: Tensor, every: int, source: str) -> int:
     return number
 
 
-def _materialize(read: Reading, names: dict[tuple[int, tuple[int, ...]], int], result: Tensor, outputs: set[int]) -> None:
+def _materialize(
+    read: Reading, names: dict[tuple[int, tuple[int, ...]], int], result: Tensor, outputs: set[int]
+) -> None:
     """An iota that goes to HBM is one tile written again and again."""
     if result.id in outputs:
         source = names[result.id, ()]
@@ -316,7 +316,12 @@ def _operand(
     return names[key]
 
 
-def _broadcast(read: Reading, operation: Operation, operand: Operand, names: dict[tuple[int, tuple[int, ...]], int]) -> None:
+def _broadcast(
+    read: Reading,
+    operation: Operation,
+    operand: Operand,
+    names: dict[tuple[int, tuple[int, ...]], int],
+) -> None:
     result = operation.results[0]
     number = _value(read, result, 1, "step")
     names[result.id, ()] = number
@@ -328,7 +333,10 @@ def _broadcast(read: Reading, operation: Operation, operand: Operand, names: dic
 
 
 def _reduce(
-    read: Reading, operation: Operation, operands: list[Operand], names: dict[tuple[int, tuple[int, ...]], int]
+    read: Reading,
+    operation: Operation,
+    operands: list[Operand],
+    names: dict[tuple[int, tuple[int, ...]], int],
 ) -> None:
     count = len(operation.results)
     source, size = operands[0], operation.operands[0].size
@@ -385,7 +393,10 @@ def _region(operation: Operation) -> str:
 
 
 def _mapped(
-    read: Reading, operation: Operation, operands: list[Operand], names: dict[tuple[int, tuple[int, ...]], int]
+    read: Reading,
+    operation: Operation,
+    operands: list[Operand],
+    names: dict[tuple[int, tuple[int, ...]], int],
 ) -> None:
     """The operations of a region, on every element."""
     result = operation.results[0]

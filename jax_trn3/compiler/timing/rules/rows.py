@@ -229,8 +229,9 @@ class _Rows:
         if value.every > 1 and self.layout.split > 1 and value.every == self.layout.lengths[-1]:
             shape = (max(1, PARTITIONS // self.layout.split), 1)
         dtype = self.work.far_dtype(value)
-        shape = (*shape[:-1], shape[-1] * self.work.words_of(value))
-        return Tile(f"{name} {value.number}", "hbm", shape, dtype, 1 if given else _FAR, given=given)
+        return Tile(
+            f"{name} {value.number}", "hbm", shape, dtype, 1 if given else _FAR, given=given
+        )
 
     def _near_and_far(
         self, value: Value, i: Index, partitions: int, rows: int, given: bool
@@ -241,9 +242,6 @@ class _Rows:
             count = max(1, partitions // self.layout.split)
             return near[0:count], far[0 if given else i][0:count]
         slot = far[0 if given else i][0:partitions, 0:rows]
-        words = self.work.words_of(value)
-        if words > 1:  # as many bytes into a tile of one word each, several times
-            return near, slot
         return near, slot
 
     def _loads(self, i: Index, partitions: int, rows: int) -> Iterator[Instruction]:
@@ -259,21 +257,18 @@ class _Rows:
             # A part of what is repeated: all tiles together load it once.
             width = max(1, int(self.layout.width * share.part))
             near = self.tiles[share.number]
-            flat = Tile(f"part of {share.number}", "hbm", (PARTITIONS, width), near.dtype, given=True)
+            flat = Tile(
+                f"part of {share.number}", "hbm", (PARTITIONS, width), near.dtype, given=True
+            )
             target = self._spread(near.dtype, width)
             yield dma_copy(target[i][0:partitions], flat[0:partitions], engine=_LOADS[0])
 
     def _moved(
         self, near: Access, far: Access, value: Value, queue: str, load: bool
     ) -> Iterator[Instruction]:
-        words = self.work.words_of(value)
-        for _ in range(words):
-            part = far
-            if words > 1:
-                last = far.size[-1] // words
-                part = far[tuple([slice(None)] * (len(far.size) - 1) + [slice(0, last)])]
-            pair = (near, part) if load else (part, near)
-            yield dma_copy(*pair, engine=queue)
+        # Of a value of several words, as many transfers of a word each.
+        for _ in range(self.work.words_of(value)):
+            yield dma_copy(*((near, far) if load else (far, near)), engine=queue)
 
     def _spread(self, dtype: str, width: int) -> Tile:
         return Tile(f"parts of {width}", "sbuf", (PARTITIONS, width), dtype, 4)
@@ -329,12 +324,14 @@ class _Rows:
         yield from self._chosen(number, 0, found)
         if total is not None and sums is None:  # a sum each of several rows: by VectorE
             yield _added_up(total, dst)
-        if step.op.startswith("reduce ") and self.layout.split > 1 and into.every >= self.layout.lengths[-1]:
+        if (
+            step.op.startswith("reduce ")
+            and self.layout.split > 1
+            and into.every >= self.layout.lengths[-1]
+        ):
             yield from self._across(step, dst, i)
 
-    def _chosen(
-        self, number: int, part: int, found: list[Instruction]
-    ) -> Iterator[Instruction]:
+    def _chosen(self, number: int, part: int, found: list[Instruction]) -> Iterator[Instruction]:
         """The instruction on the engine that was chosen for the first tile."""
         key = number, part
         if key not in self.chosen:
@@ -346,7 +343,11 @@ class _Rows:
         place = at if callable(at) else None
         assert place is not None
         predicate, true, false = (place(read) for read in step.reads)
-        if not isinstance(predicate, Access) or predicate.dtype not in ("uint8", "uint16", "uint32"):
+        if not isinstance(predicate, Access) or predicate.dtype not in (
+            "uint8",
+            "uint16",
+            "uint32",
+        ):
             predicate = self._filled(dst, "uint8")
         for part, found in enumerate(selection(dst, predicate, true, false, self.chip.core)):
             yield from self._chosen(number, part, found)
@@ -460,11 +461,19 @@ class _Rows:
             rest = size % width
             yield dma_copy(near[:, 0:rest], far[:, 0:rest], engine=_LOADS[1])
         kind = dtype if dtype in ("bfloat16", "float16", "float32") else "bfloat16"
-        moving = Tile(f"line {value.number} moving", "sbuf", (1, min(columns, _BANK)), kind, given=True)
+        moving = Tile(
+            f"line {value.number} moving", "sbuf", (1, min(columns, _BANK)), kind, given=True
+        )
         ones = Tile(f"one line of {kind}", "sbuf", (1, PARTITIONS), kind, given=True)
         psum = Tile("line everywhere", "psum", (PARTITIONS, _BANK), "float32", 2)
         part = min(columns, _BANK)
-        into = tuple([slice(None), *([slice(0, 1)] * (len(tile.shape) - 2)), slice(0, min(part, tile.shape[-1]))])
+        into = tuple(
+            [
+                slice(None),
+                *([slice(0, 1)] * (len(tile.shape) - 2)),
+                slice(0, min(part, tile.shape[-1])),
+            ]
+        )
         dst = tile[into]
 
         def piece(i: Index) -> list[Node]:
@@ -480,7 +489,9 @@ class _Rows:
     def _after(self) -> Iterator[Node]:
         """Puts together what was gathered over rows, and computes what depends on it: a partition a
         column, up to 512 at a time."""
-        steps = [s for s in self.work.work.steps if self.work.work.values[s.writes].source == "late"]
+        steps = [
+            s for s in self.work.work.steps if self.work.work.values[s.writes].source == "late"
+        ]
         if not steps and not self.work.tail:
             return
         size = self.work.late_size
@@ -521,9 +532,18 @@ class _Rows:
             return [*nodes, tensor_copy(line[i][0:1, 0:1], row[i][:, 0:1])]
         ones = Tile("ones float32", "sbuf", (PARTITIONS, 1), "float32", given=True)
         columns = Tile("columns", "sbuf", (PARTITIONS, height), "float32", given=True)
-        product = nc_matmul(psum[i][:, 0:1], columns, ones, accumulate=False, is_moving_onezero=True)
-        after = nc_matmul(psum[i][0:1, 0:1], part[i], ones, accumulate=False, is_moving_onezero=True)
-        return [*nodes, after, loop(width, lambda _: [product]), tensor_copy(line[i][:, 0:1], psum[i][:, 0:1])]
+        product = nc_matmul(
+            psum[i][:, 0:1], columns, ones, accumulate=False, is_moving_onezero=True
+        )
+        after = nc_matmul(
+            psum[i][0:1, 0:1], part[i], ones, accumulate=False, is_moving_onezero=True
+        )
+        return [
+            *nodes,
+            after,
+            loop(width, lambda _: [product]),
+            tensor_copy(line[i][:, 0:1], psum[i][:, 0:1]),
+        ]
 
     def _stored_at_the_end(self, value: Value, line: Tile) -> Iterator[Node]:
         size, dtype = self.work.sizes[value.number], self.work.far_dtype(value)

@@ -57,9 +57,15 @@ def _sorted(operation: Operation, length: int, chip: Chip) -> list[Node]:
             before = ins[min(number, len(ins) - 1)]  # places of top_k are made on the way
             half = max(1, before.free_size // 2)
             one = other = dst = before[:, 0:half]
-            last = [tensor_copy(after[0:h, 0:w], before[0:h, 0:w], engine="vector") for h, w in [_common(before, after)]]
+            last = [
+                tensor_copy(after[0:h, 0:w], before[0:h, 0:w], engine="vector")
+                for h, w in [_common(before, after)]
+            ]
             # The smaller and the larger ones; of what goes along, what belongs to them.
-            body += [tensor_tensor(dst, one, other, op=op, engine="vector") for op in ("minimum", "maximum")]
+            body += [
+                tensor_tensor(dst, one, other, op=op, engine="vector")
+                for op in ("minimum", "maximum")
+            ]
             if number:
                 body.append(tensor_tensor(dst, one, other, op="less", engine="vector"))
             ends += last
@@ -153,7 +159,10 @@ def random(group: Group, chip: Chip) -> Plan:
             count = seed[0 : dst.size[0], 0 : dst.size[1]]
             round_ = [
                 tensor_tensor(made, count, count, op="add", engine="gpsimd"),
-                *(tensor_tensor(made, count, count, op="bitwise_xor", engine="vector") for _ in range(4)),
+                *(
+                    tensor_tensor(made, count, count, op="bitwise_xor", engine="vector")
+                    for _ in range(4)
+                ),
             ]
             yield loop(_THREEFRY // 10, lambda _: round_)
         yield tensor_copy(dst, made, engine="scalar" if chip.core.generation >= 3 else "vector")

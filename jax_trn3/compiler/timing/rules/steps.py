@@ -203,8 +203,12 @@ class Engines:
 
 
 def candidates(
-    step: Step, dst: Access, at: Place, row: Callable[[Operand], Access | float | None],
-    sums: Access | None, core: NeuronCore,
+    step: Step,
+    dst: Access,
+    at: Place,
+    row: Callable[[Operand], Access | float | None],
+    sums: Access | None,
+    core: NeuronCore,
 ) -> list[Instruction]:
     """The instructions that carry out a step, one for each engine that can.
 
@@ -233,13 +237,9 @@ def candidates(
     if len(others) > 1 and second is None:
         operand = _access(at(others[1]))
         return [
-            scalar_tensor_tensor(
-                dst, _access(at(data)), number, operand, op0=name, op1=step.second
-            )
+            scalar_tensor_tensor(dst, _access(at(data)), number, operand, op0=name, op1=step.second)
         ]
-    found = [
-        tensor_scalar(dst, _access(at(data)), number, second, op0=name, op1=step.second)
-    ]
+    found = [tensor_scalar(dst, _access(at(data)), number, second, op0=name, op1=step.second)]
     pair = (name, step.second)
     if pair == ("multiply", "add") and (generation >= 3 or isinstance(second, Access)):
         found.append(activation(dst, _access(at(data)), second, number, op="copy"))
@@ -251,7 +251,9 @@ def _access(value: Access | float) -> Access:
     return value
 
 
-def _ordered(step: Step, row: Callable[[Operand], Access | float | None]) -> tuple[int, list[Operand]]:
+def _ordered(
+    step: Step, row: Callable[[Operand], Access | float | None]
+) -> tuple[int, list[Operand]]:
     """The operand that goes by, and what is done to it."""
     reads = list(step.reads)
     if step.second:
@@ -273,14 +275,20 @@ def _copies(dst: Access, src: Access | float, generation: int) -> list[Instructi
     src = _access(src)
     found = [tensor_copy(dst, src, engine="vector")]
     found.append(
-        tensor_copy(dst, src, engine="scalar") if generation >= 3 else activation(dst, src, op="copy")
+        tensor_copy(dst, src, engine="scalar")
+        if generation >= 3
+        else activation(dst, src, op="copy")
     )
     return found
 
 
 def _functions(
-    step: Step, dst: Access, data: Access | float, row: Callable[[Operand], Access | float | None],
-    sums: Access | None, core: NeuronCore,
+    step: Step,
+    dst: Access,
+    data: Access | float,
+    row: Callable[[Operand], Access | float | None],
+    sums: Access | None,
+    core: NeuronCore,
 ) -> list[Instruction]:
     data = _access(data)
     bias = row(step.bias) if step.bias is not None else None

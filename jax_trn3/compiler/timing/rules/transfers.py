@@ -82,12 +82,14 @@ def streamed(
         for kind, group in (("in", reads), ("out", writes))
         for n, (size, dtype) in enumerate(group)
     }
-    parts = [(kind, n, size) for kind, g in (("in", reads), ("out", writes)) for n, (size, _) in enumerate(g)]
+    parts = [
+        (kind, n, size)
+        for kind, g in (("in", reads), ("out", writes))
+        for n, (size, _) in enumerate(g)
+    ]
 
     def tile(i: Index, shapes: dict[tuple[str, int], tuple[int, int]]) -> list[Node]:
-        accesses = {
-            key: near[key][i][0:rows, 0:columns] for key, (rows, columns) in shapes.items()
-        }
+        accesses = {key: near[key][i][0:rows, 0:columns] for key, (rows, columns) in shapes.items()}
         nodes: list[Node] = []
         for number, key in enumerate(k for k in shapes if k[0] == "in"):
             far = _far(near[key], True)
@@ -117,7 +119,9 @@ def streamed(
 def _near(name: str, size: int, dtype: str, tiles: int) -> Tile:
     width = max(1, size // (128 * tiles), -(-(size % (128 * tiles)) // 128))
     # Values that a step makes of others are there from the start, as far as order goes.
-    return Tile(name, "sbuf", (128, width), dtype, 4, given=name.partition(", ")[2].startswith("out"))
+    return Tile(
+        name, "sbuf", (128, width), dtype, 4, given=name.partition(", ")[2].startswith("out")
+    )
 
 
 def _far(near: Tile, given: bool) -> Tile:
