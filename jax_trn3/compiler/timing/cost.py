@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from jax_trn3.hardware import Topology
-from jax_trn3.simulator import Timeline, simulate
+from jax_trn3.isa import IllegalInstruction
+from jax_trn3.simulator import IllegalProgram, Timeline, simulate
 
 from .graph import Body, Operation, Tensor
 from .group import Group, Plan
@@ -101,8 +102,15 @@ def _timed(signed: _Signed, topology: Topology) -> Timed:
     chip, group = topology.chip, signed.group
     if group.rule not in RULES:
         raise KeyError(f"no rule {group.rule!r} for {group.operations[0].kind}")
-    plan = RULES[group.rule](group, chip)
-    timeline = simulate(plan.program, chip, active_cores=chip.cores_per_stack)
+    try:
+        plan = RULES[group.rule](group, chip)
+        timeline = simulate(plan.program, chip, active_cores=chip.cores_per_stack)
+    except (IllegalInstruction, IllegalProgram) as error:
+        # Not the user's doing: the rule wrote a program that the machine cannot run.
+        kinds = ", ".join(dict.fromkeys(op.kind for op in group.operations))
+        raise RuntimeError(
+            f"the rule {group.rule!r} made an impossible program of {kinds} at {group.source}: {error}"
+        ) from error
     share = plan.repeat
     busy = {
         name.partition("/")[2]: engine.busy * share for name, engine in timeline.engines.items()
