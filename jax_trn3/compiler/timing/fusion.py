@@ -67,7 +67,7 @@ def groups(body: Body, donated: Collection[int] | None = None) -> list[Group | O
     **Returns:** Groups for rules; operations that are not ours as they are: control flow,
     collectives, kernels. What costs nothing is in none of them.
     """
-    body = folded(body)
+    body = folded(_without_nothing(body))
     overwritable = {t.id for t in body.parameters} if donated is None else set(donated)
     cut = _Cut(body, views(body), uses(body), overwritable)
     cut.known = {t.id for t in body.parameters}
@@ -88,6 +88,19 @@ def memory_of(body: Body) -> dict[int, Tensor]:
     """By id of a value that is a view, the tensor whose memory it is (reshapes, barriers)."""
     known = views(body)
     return {number: view.tensor for number, view in known.items() if view.tensor.id != number}
+
+
+def _without_nothing(body: Body) -> Body:
+    """The body without what has no elements: nothing is done for it."""
+    operations = []
+    for operation in body.operations:
+        if operation.results and not any(t.size for t in operation.results):
+            continue
+        if operation.kind == "stablehlo.concatenate":
+            parts = tuple(t for t in operation.operands if t.size)
+            operation = replace(operation, operands=parts)
+        operations.append(operation)
+    return replace(body, operations=tuple(operations))
 
 
 def _wanted(body: Body, known: dict[int, View]) -> set[int]:

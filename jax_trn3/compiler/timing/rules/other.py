@@ -59,7 +59,7 @@ def fft(group: Group, chip: Chip) -> Plan:
     reads, writes = [units(operand, chip)], [units(result, chip)]
 
     def work(ins: list[Access], outs: list[Access], i: Index) -> Iterable[Node]:
-        data, dst = ins[0], outs[0]
+        data, dst = (ins or outs)[0], (outs or ins)[0]
         height = min(data.partitions, dst.partitions)
         matrix = Tile("DFT", "sbuf", (128, 128), "float32", given=True)
         width = min(512, data.free_size, dst.free_size)
