@@ -61,7 +61,7 @@ def attention(model: Model) -> _Matrices:
         return matrices | {"qkv": ((width, *together), (SHARDED, "tensor", None, None))}
     latent, head = model.latent, model.head_dim
     narrow = latent.query_rank + latent.key_value_rank + latent.rotary_dim
-    heads = (None, "tensor", None)
+    heads = (SHARDED, "tensor", None)
     return matrices | {
         "narrow": ((width, narrow), (SHARDED, None)),
         "query_norm": ((latent.query_rank,), (None,)),
