@@ -50,6 +50,8 @@ def rows(group: Group, chip: Chip) -> Plan:
     work.work.steps = joined(work.work, work.kept, chip.core, row_alone(work.lengths))
     rows, passes = _pipelined(chip, work)
     assumptions = work.assumptions
+    if work.elements % (rows.layout.rows * rows.layout.split):
+        assumptions += ("rows that lie over several partitions are padded to equal parts",)
     if passes > 1:
         assumptions += ("rows that SBUF cannot hold go by more than once",)
     return Plan(rows.program(), passes, work.flops, assumptions, work.lacks)
@@ -69,11 +71,12 @@ def _pipelined(chip: Chip, work: Reading) -> tuple["_Rows", int]:
     that transfers like."""
     most, passes = _most_elements(work, chip)
     rows = _Rows(chip, work, layout(work.elements, work.lengths, most))
-    engines = rows.engine_of_steps()
+    engines, longest = rows.engine_of_steps(), max(work.lengths)
     for stages in range(_STAGES, 1, -1):
         work.put_in_stages(engines, stages)
         fewer, again = _most_elements(work, chip)
-        if again <= passes and fewer >= min(_LIKED, most):
+        whole = fewer >= longest or longest % 128 == 0 or longest > most
+        if again <= passes and whole and fewer >= min(_LIKED, most):
             most = fewer
             break
     else:
@@ -364,22 +367,32 @@ class _Rows:
 
     def _across(self, step: Step, dst: Access, i: Index) -> Iterator[Instruction]:
         """A reduction of a row that lies over several partitions: sums by a product with ones where
-        they share a row, else by way of one partition."""
-        ones = Tile("ones, a row each", "sbuf", (PARTITIONS, PARTITIONS), "float32", given=True)
+        two share a row; others in one partition, and by a product with one back to all."""
+        split, partitions = self.layout.split, dst.partitions
+        kind = dst.dtype if dst.dtype in FP16_AND_32 else "float32"
+        flat = dst if kind == dst.dtype else self._filled(dst, kind)
         psum = Tile("rows together", "psum", (PARTITIONS, 1), "float32", 2)
-        partitions = dst.partitions
-        flat = dst[tuple(slice(0, n) for n in dst.size)]
-        if not step.op.endswith("add"):
-            line = Tile("rows in a line", "psum", (1, PARTITIONS), "float32", 2)
-            short = Tile("rows reduced", "sbuf", (1, PARTITIONS), "float32", 2)
-            if dst.dtype == "float32":
-                yield nc_transpose(line[i][:, 0:partitions], flat, engine="tensor")
-                yield tensor_copy(short[i], line[i] if partitions == PARTITIONS else short[i])
-        if dst.dtype == "float32":
+        back = tensor_copy(dst, psum[i][0:partitions])
+        if step.op.endswith("add"):
+            name = f"which partitions share a row, {kind}"
+            shared = Tile(name, "sbuf", (PARTITIONS, PARTITIONS), kind, given=True)
             yield nc_matmul(
-                psum[i][0:partitions], ones[0:partitions, 0:partitions], flat, accumulate=False
+                psum[i][0:partitions], shared[0:partitions, 0:partitions], flat, accumulate=False
             )
-            yield tensor_copy(flat, psum[i][0:partitions])
+            yield back
+            return
+        rows = PARTITIONS // split
+        some = slice(0, max(1, partitions // split))
+        line = Tile(f"in a line, {kind}", "psum", (1, rows, split), kind, 2)
+        short = Tile(f"one of a row, {kind}", "sbuf", (1, rows), kind, 2)
+        again = Tile(f"one of a partition, {kind}", "sbuf", (1, rows, split), kind, 2, given=True)
+        one = Tile(f"one, {kind}", "sbuf", (1, 1), kind, given=True)
+        op = step.op.partition(" ")[2]
+        yield nc_transpose(line[i][:, some], flat, engine="tensor")
+        yield tensor_reduce(short[i][:, some], line[i][:, some], op=op, axis=2)
+        yield tensor_copy(again[i][:, some, 0:1], short[i][:, some])
+        yield nc_matmul(psum[i][0:partitions], again[i][:, some], one, accumulate=False)
+        yield back
 
     # What is known only at the end.
 
