@@ -185,7 +185,7 @@ def _open_composites(module: Any) -> None:
         (_replace_by_whole if name.startswith(WHOLE) else _replace_by_call)(op)
     for call in _operations(module.operation, "func.call"):
         for attribute in [named for named in call.attributes if named != "callee"]:
-            del call.attributes[attribute]  # a hint, which would keep it from being inlined
+            del call.attributes[attribute]  # hints, which the callee's operations have, too
 
 
 def _replace_by_whole(composite: Any) -> None:

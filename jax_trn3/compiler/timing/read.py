@@ -7,6 +7,7 @@ tuples, mappings for dimension numbers. Sizes among them (`slice_sizes`, `start_
 - collectives: `axes`, the mesh axes they run over, with `sizes` (devices along each) and `dims`
   (collectives.py);
 - constants: `splat`, the number that it is everywhere, if it is one;
+- operations under `compute_on`: `mhlo.frontend_attributes`, {"_xla_compute_type": "host"};
 - operations kept whole: the composite's own attributes, and `global_shapes`, of the operands.
 """
 
@@ -27,7 +28,8 @@ from .graph import Body, DeviceProgram, Operation, Tensor
 from .local import local_attributes
 from .partition import ATTRIBUTES, DECOMPOSITION, alone, copied, partition
 from .rewrites import in_cheapest_form
-from .shardings import Layout, Meshes, local_shape, without
+from .sharding_rules import summed_axes
+from .shardings import Axes, Layout, Meshes, local_shape, without
 from .sources import source_of
 from .trip_counts import trip_counts
 
@@ -150,12 +152,29 @@ class _Reader:
         )
         results = tuple(map(self.new, op.results, layouts))
         kind, attributes = self.described(op, operands, results)
+        source = source_of(op.location)
         if DECOMPOSITION in op.attributes:
             regions = (self.decomposition(op),)
-        operation = Operation(kind, operands, results, attributes, regions, source_of(op.location))
+            layouts = [self.layouts[operand] for operand in op.operands]
+            operation = Operation(kind, operands, results, attributes, regions, source)
+            return self.summed(operation, summed_axes(op, layouts))
+        operation = Operation(kind, operands, results, attributes, regions, source)
         layout = self.layouts[op.operands[0]] if len(op.operands) else None
         needed = exchange(kind, attributes, operands, results, layout)
         return [operation] if needed is None else self.exchanged(operation, needed)
+
+    def summed(self, op: Operation, axes: Sequence[Axes]) -> list[Operation]:
+        """An operation with the sums over devices that complete its results."""
+        results, sums = [], []
+        for result, over in zip(op.results, axes, strict=True):
+            if not over:
+                results.append(result)
+                continue
+            results.append(addend := Tensor(next(self.ids), result.shape, result.dtype))
+            names, sizes = zip(*over, strict=True)
+            along = {"axes": names, "sizes": sizes, "dims": ()}
+            sums.append(Operation("sdy.all_reduce", (addend,), (result,), along, source=op.source))
+        return [replace(op, results=tuple(results)), *sums]
 
     def exchanged(self, op: Operation, needed: Exchange) -> list[Operation]:
         """An operation with the collectives that bring what it needs of other devices."""

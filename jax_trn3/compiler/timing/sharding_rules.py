@@ -20,6 +20,7 @@ from jaxlib.mlir import ir
 from jaxlib.mlir.dialects import sdy
 
 from ..operations import shape
+from .shardings import Axes, Layout
 
 # A dimension: its factors, outermost first.
 _Dims = Sequence[tuple[str, ...]]
@@ -42,11 +43,72 @@ def sharding_rule(op: Any) -> Any:
     One that has no rule here has all its operands and results whole on every device, as XLA has
     them of a call that it knows nothing of.
     """
+    return _encoded(_rule(op), list(map(shape, op.operands)), list(map(shape, op.results)))
+
+
+def summed_axes(op: Any, layouts: Sequence[Layout | None]) -> list[Axes]:
+    """For each result of an operation kept whole, the mesh axes over which devices have addends.
+
+    Gradients are sums over what their operands don't have: keys' over queries, and over the heads
+    that share them. Shardy cannot say so of a dimension that another result has.
+
+    layouts: of the operands.
+    """
+    rule = _rule(op)
+    split: dict[str, Axes] = {}
+    for dims, layout in zip(rule.operands, layouts, strict=True):
+        for factors, axes in zip(dims, layout or ()):
+            for name, own in _axes_of_factors(factors, rule.sizes, axes).items():
+                split.setdefault(name, own)
+    handled = {*rule.reduced, *rule.whole}
+    return [
+        tuple(
+            axis
+            for name, axes in split.items()
+            if name not in handled and not any(name in factors for factors in dims)
+            for axis in axes
+        )
+        for dims in rule.results
+    ]
+
+
+def _axes_of_factors(
+    factors: Sequence[str], sizes: Mapping[str, int], axes: Axes
+) -> dict[str, Axes]:
+    """Which axes split which factor of a dimension; an axis may split two, in parts."""
+    found: dict[str, list[tuple[str, int]]] = {name: [] for name in factors}
+    pending = list(axes)
+    for name in factors:
+        room = sizes[name]
+        while pending and room > 1:
+            axis, count = pending.pop(0)
+            if room % count and count % room:  # in unequal parts: all of it
+                found[name].append((axis, count))
+                break
+            if count > room:
+                first, rest = _cut(axis, count, room)
+                found[name].append(first)
+                pending.insert(0, rest)
+                break
+            found[name].append((axis, count))
+            room //= count
+    return {name: tuple(own) for name, own in found.items() if own}
+
+
+def _cut(axis: str, size: int, first: int) -> tuple[tuple[str, int], tuple[str, int]]:
+    """An axis, or a part of one, as two parts, in Shardy's spelling."""
+    name, _, part = axis.partition(":")
+    before = int(part[1:].split(")")[0]) if part else 1
+    rest = size // first
+    return (f"{name}:({before}){first}", first), (f"{name}:({before * first}){rest}", rest)
+
+
+def _rule(op: Any) -> Rule:
     name = ir.StringAttr(op.attributes["call_target_name"]).value
     operands, results = list(map(shape, op.operands)), list(map(shape, op.results))
     make = _RULES.get(name)
     rule = make(_attributes(op), operands, results) if make else None
-    return _encoded(rule or _replicated(operands, results), operands, results)
+    return rule or _replicated(operands, results)
 
 
 def binding(attribute: Any) -> Any:
@@ -163,10 +225,7 @@ def _attention_tangent(attributes: Any, operands: Sequence[Any], results: Sequen
 
 def _attention_backward(attributes: Any, operands: Sequence[Any], results: Sequence[Any]) -> Rule:
     names = [*_split(attributes["operands"]), *_SOFTMAX, "out"]
-    # Keys' gradients are sums over queries, which cannot be split as long as queries' are results.
-    return _attention_rule(
-        names, operands, _split(attributes["wrt"]), results, whole=("s", "h", "t")
-    )
+    return _attention_rule(names, operands, _split(attributes["wrt"]), results, whole=("s", "h"))
 
 
 def _attention_rule(

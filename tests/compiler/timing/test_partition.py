@@ -183,6 +183,40 @@ def test_attention_backward_splits_batch_and_heads() -> None:
     assert shapes(backward.results) == [(2, 128, 4, 64), (2, 128, 1, 64), (2, 128, 1, 64)]
 
 
+def test_keys_of_shared_heads_add_up_their_gradients() -> None:
+    def loss(q: Any, k: Any, v: Any) -> Any:
+        return jax_trn3.dot_product_attention(q, k, v).astype(jnp.float32).sum()
+
+    # Eight heads on eight devices, two of keys: four devices share each.
+    keys = bf16(8, 128, 2, 64)
+    along = on(None, None, "tensor")
+    program = program_of(
+        jax.grad(loss, argnums=(0, 1, 2)), bf16(8, 128, 8, 64), keys, keys,
+        in_shardings=(on(None, None, ("tensor", "data")), along, along), out_shardings=(None, along, along),
+    )  # fmt: skip
+    _, backward, *sums = whole(program)
+    assert shapes(backward.results) == [(8, 128, 1, 64)] * 3
+    assert [op.kind for op in sums] == ["sdy.all_reduce"] * 2
+    assert {op.attributes["axes"] for op in sums} == {("data",)}
+
+
+def test_keys_of_queries_in_parts_add_up_their_gradients() -> None:
+    def loss(q: Any, k: Any, v: Any) -> Any:
+        return jax_trn3.dot_product_attention(q, k, v).astype(jnp.float32).sum()
+
+    along = on(None, "data", "tensor")
+    program = program_of(
+        jax.grad(loss, argnums=(0, 1, 2)), *((bf16(8, 128, 4, 64),) * 3),
+        in_shardings=(along,) * 3, out_shardings=(along,) * 3,
+    )  # fmt: skip
+    *_, backward, first, second = whole(program)
+    assert shapes(backward.operands)[:2] == [(8, 32, 2, 64), (8, 128, 2, 64)]
+    for scatter in (first, second):
+        assert scatter.kind == "sdy.reduce_scatter"
+        assert (scatter.attributes["axes"], scatter.attributes["dims"]) == (("data",), (1,))
+        assert shapes(scatter.results) == [(8, 32, 2, 64)]
+
+
 def test_mx_product_adds_up_what_is_contracted_in_parts() -> None:
     program = program_of(
         lambda a, b: jax_trn3.mx_dot_general(a, b, PRODUCT),

@@ -13,6 +13,7 @@ from jax import export
 from jax._src.interpreters import mlir
 from jax.sharding import AbstractMesh, AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
+from jaxlib.mlir import ir
 from jaxlib.mlir.dialects import stablehlo
 
 from jax_trn3.compiler import Program
@@ -115,6 +116,18 @@ def test_mesh_of_a_topology() -> None:
     program = program_of(lambda x: x + 1, floats(1152, 8), in_shardings=sharding)
     assert program.mesh.axes == (("data", 144), ("tensor", len(devices) // 144))
     assert program.body.parameters[0].shape == (8, 8)
+
+
+def test_devices_in_another_order() -> None:
+    text = """
+    sdy.mesh @mesh = <["x"=2, "y"=2], device_ids=[3, 2, 1, 0]>
+    func.func public @main(
+        %x: tensor<8x4xf32> {sdy.sharding = #sdy.sharding<@mesh, [{"y", "x"}, {}]>}
+    ) -> tensor<8x4xf32> { return %x : tensor<8x4xf32> }"""
+    with mlir.make_ir_context() as context:
+        program = device_program(ir.Module.parse(text, context))
+    assert program.mesh == Mesh((("x", 2), ("y", 2)), (3, 2, 1, 0))
+    assert program.body.parameters[0].shape == (2, 4)
 
 
 def test_dynamic_shapes_are_refused() -> None:
@@ -252,6 +265,21 @@ def test_tokens_have_no_bytes() -> None:
     (token,) = (t for t in program.body.results if t.dtype == "token")
     assert (token.shape, token.bytes) == ((), 0)
     assert any(op.kind.startswith("custom_call:") for op in program.body.operations)
+
+
+@pytest.mark.skipif(jax.__version_info__ >= (0, 11), reason="compute_on has another signature")
+def test_what_is_computed_on_the_host_says_so() -> None:
+    from jax.experimental.compute_on import compute_on
+
+    def f(x: Any) -> Any:
+        with compute_on("device_host"):
+            y = jnp.sin(x)
+        return jnp.cos(y)
+
+    program = program_of(f, floats(8))
+    hint = {"mhlo.frontend_attributes": {"_xla_compute_type": "host"}}
+    assert only(program, "stablehlo.sine").attributes == hint
+    assert only(program, "stablehlo.cosine").attributes == {}
 
 
 # Sources.
