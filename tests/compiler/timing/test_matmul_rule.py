@@ -5,13 +5,12 @@ import time
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from timing_products import FIRST, LAST, PLAIN, check_laws, dot, group_of, run, seconds, tensors
 
 from jax_trn3.compiler.timing.graph import Operation, Tensor
 from jax_trn3.compiler.timing.group import Group
 from jax_trn3.compiler.timing.rules import RULES
 from jax_trn3.hardware import TRAINIUM1, TRAINIUM2, TRAINIUM3
-
-from timing_products import FIRST, LAST, PLAIN, check_laws, dot, group_of, run, seconds, tensors
 
 CHIPS = pytest.mark.parametrize("chip", [TRAINIUM1, TRAINIUM2, TRAINIUM3], ids=lambda c: c.name)
 BATCHED = ((2,), (1,)), ((0,), (0,))
@@ -130,7 +129,11 @@ def test_what_is_fused_behind_is_not_free():
     plain = dot((2048, 4096), (4096, 2048))
     (product,) = plain.operations
     (out,) = product.results
-    bias, added, final = Tensor(7, (2048,), "bf16"), Tensor(8, out.shape, "bf16"), Tensor(9, out.shape, "bf16")
+    bias, added, final = (
+        Tensor(7, (2048,), "bf16"),
+        Tensor(8, out.shape, "bf16"),
+        Tensor(9, out.shape, "bf16"),
+    )
     add = Operation("stablehlo.add", (out, bias), (added,), {"repeats": (1, 0)})
     act = Operation("stablehlo.tanh", (added,), (final,))
     fused = Group("matmul", (product, add, act), (*plain.inputs, bias), (final,))
@@ -185,7 +188,9 @@ def test_mx_anywhere(chip):
     for group in (mx(100, 200, 70), mx(1, 64, 3, packed=(False, True)), mx(64, 96, 64, block=16)):
         plan = plan_of(group, chip)
         run(plan, chip)
-        assert bool(plan.lacks) == (chip is not TRAINIUM3 or group.operations[0].attributes["block_size"] != 32)
+        assert bool(plan.lacks) == (
+            chip is not TRAINIUM3 or group.operations[0].attributes["block_size"] != 32
+        )
 
 
 @CHIPS

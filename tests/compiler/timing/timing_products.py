@@ -16,7 +16,9 @@ def tensors(*specs: tuple[tuple[int, ...], str]) -> tuple[Tensor, ...]:
     return tuple(Tensor(number, shape, dtype) for number, (shape, dtype) in enumerate(specs))
 
 
-def group_of(kind: str, operands: Any, results: Any, attributes: Any, rule: str = "matmul") -> Group:
+def group_of(
+    kind: str, operands: Any, results: Any, attributes: Any, rule: str = "matmul"
+) -> Group:
     op = Operation(kind, tuple(operands), tuple(results), attributes)
     return Group(rule, (op,), tuple(operands), tuple(results))
 

@@ -8,6 +8,7 @@ further on are under way. (As nki-library's `attention_cte` does it.)
 
 import itertools
 from collections.abc import Iterator
+from dataclasses import replace
 
 from jax_trn3.hardware import Chip
 from jax_trn3.isa import Access, Index, Instruction, Tile, as_index
@@ -28,11 +29,14 @@ from jax_trn3.simulator import Node, loop, program
 
 from ..group import Group, Plan
 from . import rule
-from .attention_shape import Shape, of_operation, recognized
-from .tiles import ROWS, ceil_div, held_as
+from .attention_shape import LONGEST, Shape, of_operation, recognized
+from .tiles import ROWS, ceil_div, fits, held_as
 
 _LARGE = 4
 """Tiles whose products are summed up in PSUM."""
+
+_LONGEST = (LONGEST, 8192, 4096, 2048, 1024, 512)
+"""Keys that may be treated at once."""
 
 _LOADS, _STORES = "dma:gpsimd", "dma:vector"
 _TURNS = ("dma:sync", "dma:scalar")
@@ -47,7 +51,7 @@ def attention(group: Group, chip: Chip) -> Plan:
 
 def forward(shape: Shape, chip: Chip, name: str) -> Plan:
     """The plan of softmax(scale * q @ k.T) @ v."""
-    kernel = _Flash(shape, chip)
+    kernel, body = _fitting(shape, chip)
     flops = 2 * shape.products * (shape.features + shape.value_features)
     said = [
         f"attention {shape.queries} x {shape.keys}: groups of {shape.rows} queries against "
@@ -55,8 +59,20 @@ def forward(shape: Shape, chip: Chip, name: str) -> Plan:
     ]
     if shape.causal or shape.window is not None:
         said.append("tiles of keys that no query of a group sees are left out")
-    body = kernel.program()
     return Plan(program(name, body), kernel.repeat, flops, tuple(said), lacks(shape, chip))
+
+
+def _fitting(shape: Shape, chip: Chip) -> tuple["_Flash", list[Node]]:
+    """The kernel with as many keys at once as SBUF holds; keys that nobody sees are left out."""
+    if shape.causal or shape.window is not None:
+        right = 0 if shape.causal or shape.window is None else max(0, shape.window[1])
+        shape = replace(shape, keys=max(1, min(shape.keys, shape.queries + right)))
+    for longest in _LONGEST:
+        kernel = _Flash(replace(shape, longest=longest), chip)
+        body = kernel.program()
+        if fits(body, chip) or longest == _LONGEST[-1]:
+            break
+    return kernel, body
 
 
 def lacks(shape: Shape, chip: Chip) -> str:
@@ -94,8 +110,8 @@ class _Flash:
         self.partitions = ceil_div(shape.features, self.depth)
         self.mx = shape.mx and chip.core.generation >= 4
         visible = shape.visible()
-        pairs = ceil_div(visible, shape.sections)
         self.groups = shape.groups
+        pairs = max(self.groups, ceil_div(visible, shape.sections))
         low, more = divmod(pairs, self.groups)
         self.counts = [(low, self.groups - more)] * bool(low) + [(low + 1, more)] * bool(more)
         self.most = max(count for count, _ in self.counts)
@@ -153,8 +169,9 @@ class _Flash:
     def _make_mx_tiles(self, rows: int, slots: int) -> None:
         words = ceil_div(ceil_div(self.tile, 4), 32) * 32
         self.words = words
-        self.fours = Tile("exp by fours", "sbuf", (words, 4 * rows), self.dtype, 4)
         even = rows + rows % 2
+        shape = (max(words, self.part), 4 * even)
+        self.fours = Tile("exp by fours", "sbuf", shape, self.dtype, 4, given=True)
         x4 = "float8_e4m3fn_x4"
         self.exp_mx = Tile("exp in MX", "sbuf", (words, even), x4, slots)
         self.exp_scales = Tile("scales of exp", "sbuf", (words, even), "uint8", slots)
@@ -240,12 +257,10 @@ class _Flash:
         if self.mx:
             for tile in range(self.tiles):
                 place = first + tile
-                words = self.words * 4 * self.shape.value_features
                 fresh = Tile(
                     "v by fours", "sbuf", (self.words, 4 * self.shape.value_features), self.dtype,
                     given=True, slots=2,
                 )  # fmt: skip
-                assert words
                 yield quantize_mx(self.v_mx[place], fresh[place], self.v_scales[place])
 
     def _load_keys(self, first: Index, count: int) -> Iterator[Instruction]:
@@ -335,17 +350,7 @@ class _Flash:
                     fours[0 : self.part, 0 : self.parts * self.shape.rows], self.turned[at],
                     engine="gpsimd",
                 )  # fmt: skip
-                rows = 4 * self.exp_mx.shape[1]
-                yield quantize_mx(
-                    self.exp_mx[at][:, 0 : rows // 4],
-                    fours if rows == fours.free_size else self._padded(fours, rows),
-                    self.exp_scales[at],
-                )
-
-    def _padded(self, fours: Access, columns: int) -> Access:
-        """Another tile as wide as an even number of rows."""
-        tile = Tile("exp by fours, even", "sbuf", (self.words, columns), self.dtype, 4, given=True)
-        return tile[fours.slot]
+                yield quantize_mx(self.exp_mx[at], fours[0 : self.words], self.exp_scales[at])
 
     def _multiply(
         self, group: Index, first: Index, keys: Index, tiles: range

@@ -24,7 +24,7 @@ from ..group import Group, Plan
 from . import rule
 from .attention import computed_in, lacks
 from .attention_shape import Shape, of_operation
-from .tiles import ROWS, ceil_div, held_as
+from .tiles import ROWS, ceil_div, fits, held_as
 
 _STORES = "dma:vector"
 
@@ -51,7 +51,11 @@ def backward(
     shape: Shape, chip: Chip, name: str, wrt: tuple[str, ...], tangent: bool = False
 ) -> Plan:
     """The plan of the gradients by `wrt`, or of the tangent along them."""
-    kernel = _Backward(shape, chip, wrt, tangent)
+    for deep in (16, 8, 4):
+        kernel = _Backward(shape, chip, wrt, tangent, deep)
+        body = kernel.program()
+        if fits(body, chip):
+            break
     score, value = shape.features, shape.value_features
     if tangent:
         features = score + value * ("value" in wrt) + value
@@ -63,7 +67,7 @@ def backward(
         f"derivatives of attention {shape.queries} x {shape.keys}: groups of {shape.rows} queries "
         f"against {kernel.tile} keys at a time, probabilities computed again",
     )
-    plan = program(name, kernel.program())
+    plan = program(name, body)
     return Plan(plan, kernel.repeat, 2 * shape.products * features, said, lacks(shape, chip))
 
 
@@ -104,7 +108,10 @@ def _later(step: _Step, first: int, stages: tuple[bool, ...], index: Index) -> I
 class _Backward:
     """The tiles of the kernel, and its stages."""
 
-    def __init__(self, shape: Shape, chip: Chip, wrt: tuple[str, ...], tangent: bool) -> None:
+    def __init__(
+        self, shape: Shape, chip: Chip, wrt: tuple[str, ...], tangent: bool, deep: int
+    ) -> None:
+        self.deep = deep
         self.shape, self.chip, self.wrt, self.tangent = shape, chip, wrt, tangent
         self.dtype = dtype = computed_in(shape, chip)
         held = held_as(shape.dtype, chip.core)
@@ -121,7 +128,9 @@ class _Backward:
         pairs = ceil_div(shape.visible() * shape.tile, self.tile)
         self.groups = max(1, ceil_div(pairs, keys))
         self.together = next(n for n in (2, 3, 1) if self.groups % n == 0)
-        self.behind = ceil_div(_TURNING, self.together)
+        if self.deep < 8:
+            self.together = 1
+        self.behind = ceil_div(min(_TURNING, self.deep // 2), self.together)
         blocks = shape.heads * keys
         often = next(
             (n for n in range(1, blocks) if blocks % n == 0 and n * self.groups >= 100), blocks
@@ -133,15 +142,15 @@ class _Backward:
         d, depth, wide = self.partitions, self.depth, self.most
         turned, plain = (d, depth, self.tile), (self.part, self.parts, wide)
         self.k_turned, self.v_turned = (
-            Tile(f"{n} turned", "sbuf", turned, dtype, 4) for n in ("k", "v")
+            Tile(f"{n} turned", "sbuf", turned, dtype, min(4, self.deep // 2)) for n in ("k", "v")
         )
-        self.k = Tile("k", "sbuf", plain, dtype, 4)
+        self.k = Tile("k", "sbuf", plain, dtype, min(4, self.deep // 2))
         self.q_turned, self.do_turned = (
-            Tile(f"{n} turned", "sbuf", (d, depth, rows), dtype, 16) for n in ("q", "d out")
+            Tile(f"{n} turned", "sbuf", (d, depth, rows), dtype, self.deep) for n in ("q", "d out")
         )
-        self.q, self.do = (Tile(n, "sbuf", (rows, wide), dtype, 16) for n in ("q", "d out"))
+        self.q, self.do = (Tile(n, "sbuf", (rows, wide), dtype, self.deep) for n in ("q", "d out"))
         # Minus the logarithm of the sum of exponentials, and out . d out.
-        self.rows = Tile("row statistics", "sbuf", (rows, 2), "float32", 16)
+        self.rows = Tile("row statistics", "sbuf", (rows, 2), "float32", self.deep)
         self.scores, self.dp = (
             Tile(n, "psum", (rows, 512), "float32", 2) for n in ("scores", "dp")
         )
@@ -151,11 +160,13 @@ class _Backward:
         )
         self.dq = Tile("dq", "psum", (rows, width), "float32", 2)
         self.p, self.ds = (
-            Tile(n, "sbuf", (rows, 1, self.parts, self.part), dtype, 16) for n in ("p", "ds")
+            Tile(n, "sbuf", (rows, 1, self.parts, self.part), dtype, self.deep) for n in ("p", "ds")
         )
-        self.ds_turned = Tile("ds turned", "sbuf", (self.part, 1, self.parts, rows), dtype, 16)
-        # Of all groups, up to 64 KiB a partition; then keys go by once for every so many.
-        held = max(1, min(self.groups, 64 * 1024 // (4 * wide)))
+        self.ds_turned = Tile(
+            "ds turned", "sbuf", (self.part, 1, self.parts, rows), dtype, self.deep
+        )
+        # Of all groups, up to 64 KiB a partition at most; then keys go by once for every so many.
+        held = max(1, min(self.groups, self.deep * 4096 // (4 * wide)))
         self.dq_sum = Tile("dq so far", "sbuf", (rows, held * wide), "float32", given=True)
         self.out = Tile("gradient", "sbuf", plain, self.stored, 4)
 

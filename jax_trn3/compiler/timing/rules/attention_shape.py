@@ -45,11 +45,13 @@ class Shape:
     mask: bool = False
     sinks: bool = False
     mx: bool = False
+    longest: int = LONGEST
+    """Keys that are treated at once."""
 
     @property
     def sections(self) -> int:
         """Parts of the keys that are treated one after another."""
-        return 1 if self.keys <= LONGEST else ceil_div(self.keys, _SECTION)
+        return 1 if self.keys <= self.longest else ceil_div(self.keys, min(_SECTION, self.longest))
 
     @property
     def length(self) -> int:

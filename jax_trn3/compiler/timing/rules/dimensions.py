@@ -84,7 +84,7 @@ def layout(tensor: Tensor, contracting: Sequence[int], batch: Sequence[int]) -> 
             break
         run *= shape[axis]
     count = size([shape[d] for d in free])
-    transposed = kept is not None and kept not in free and count > 1
+    transposed = kept is not None and kept not in free
     return Layout(
         size([shape[d] for d in batch]),
         size([shape[d] for d in contracting]),

@@ -57,6 +57,9 @@ class Epilogue:
     plain: str = ""
     """Element type in which the product itself goes to HBM, too; "" if it does not."""
 
+    deep: int = 16
+    """Tiles of results that may be on their way at once, at most."""
+
     def stored(
         self, sums: list[list[Access]], place: Index, room: int, whole: bool
     ) -> Iterator[Instruction]:
@@ -148,7 +151,7 @@ class Epilogue:
     def _tile(self, name: str, columns: int, dtype: str) -> Tile:
         share = _STAGED_BYTES // (1 + len(self.steps) + bool(self.plain))
         slots = share // (columns * DTYPES[dtype].bytes)
-        slots = next(n for n in (16, 8, 4) if n <= max(4, slots))
+        slots = next(n for n in (16, 8, 4) if n <= max(4, min(slots, self.deep)))
         return Tile(name, "sbuf", (ROWS, columns), dtype, slots)
 
 

@@ -3,7 +3,6 @@ to HBM as the product reads them."""
 
 from collections.abc import Iterable, Iterator
 
-from jax_trn3.hardware import Chip
 from jax_trn3.isa import Access, Index, Instruction, Tile
 from jax_trn3.isa.dma import dma_copy, dma_transpose
 from jax_trn3.isa.scalar import activation
@@ -19,11 +18,12 @@ _LOADS, _STORES = "dma:sync", "dma:scalar"
 
 
 def prepared(
-    name: str, side: Side, k: int, batch: int, precision: Precision, chip: Chip
+    name: str, side: Side, k: int, batch: int, precision: Precision, share: int = 1
 ) -> list[Node]:
-    """Brings an operand to SBUF, works on it, and stores it with the contracted axis outside."""
+    """Brings an operand to SBUF, works on it, and stores it with the contracted axis outside; of
+    the work one part in `share`."""
     if side.quantized:
-        return _quantized(name, side, k, batch)
+        return _quantized(name, side, k, batch, share)
     dtype = precision.stationary if name == "lhs" else precision.moving
     tiles = batch * ceil_div(k, ROWS)
     columns = min(side.size, 2 * COLUMNS)
@@ -40,7 +40,7 @@ def prepared(
             yield tensor_scalar(into, source, 1.0, op0="multiply", engine="vector")
         yield dma_copy(far[:, 0:columns], ready[index], engine=_STORES)
 
-    return [loop(tiles * ceil_div(side.size, columns), block)]
+    return [loop(ceil_div(tiles * ceil_div(side.size, columns), share), block)]
 
 
 def _loaded(name: str, into: Access, side: Side) -> Instruction:
@@ -60,7 +60,7 @@ def _divisor(total: int, most: int) -> int:
     return next(n for n in range(min(total, most), 0, -1) if total % n == 0)
 
 
-def _quantized(name: str, side: Side, k: int, batch: int) -> list[Node]:
+def _quantized(name: str, side: Side, k: int, batch: int, share: int) -> list[Node]:
     """As MX: four neighbours of the contracted axis side by side, then VectorE's quantize_mx.
 
     Where the contracted axis is outside, the four rows come into one partition by DMA and
@@ -89,7 +89,7 @@ def _quantized(name: str, side: Side, k: int, batch: int) -> list[Node]:
         yield dma_copy(far_scales[0:written, 0:columns], scales[index][0:written], engine=_STORES)
 
     blocks = batch * ceil_div(tiles, chunk) * ceil_div(side.size, columns)
-    return [loop(blocks, block)]
+    return [loop(ceil_div(blocks, share), block)]
 
 
 def _interleaved(name: str, side: Side, into: Access, place: Index) -> Iterator[Instruction]:

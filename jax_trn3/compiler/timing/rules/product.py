@@ -180,7 +180,8 @@ class Blocking:
             return self.buffers * self.chunk
         once = self.chunks * self.chunk
         copies = int(_KEPT_BYTES // (once * self.tile_bytes(name)))
-        return once * next(n for n in (4, 2, 1) if n <= max(1, copies))
+        several = (4, 2, 1) if self.chunks <= 2 else (2, 1)
+        return once * next(n for n in several if n <= max(1, copies))
 
     def tile_bytes(self, name: str) -> float:
         """Bytes of a partition of one tile of the contracted axis, as wide as a block."""
@@ -202,7 +203,7 @@ class Blocking:
         """Whether SBUF holds it."""
         room = chip.core.sbuf_usable_partition_bytes - _STAGED_BYTES
         used = sum(
-            self.slots(name) * self.tile_bytes(name) + self.worked_bytes(name)
+            self.slots(name) * max(32, self.tile_bytes(name)) + self.worked_bytes(name)
             for name in ("lhs", "rhs")
         )
         return used <= room
@@ -221,17 +222,14 @@ def _candidates(product: Product) -> Iterator[Blocking]:
     for way in (product, exchanged) if turnable else (product,):
         tiles_m = ceil_div(way.lhs.size, ROWS)
         tiles_n = ceil_div(way.rhs.size, COLUMNS)
-        width = ceil_div(way.rhs.size, tiles_n)
         for rows, keeps in itertools.product((1, 2, 4), ("lhs", "rhs", "")):
             if rows > 1 and rows >= 2 * tiles_m:
                 continue
-            columns = min(BANKS // rows, tiles_n)
-            if way.turned:
-                columns, rows = 1, min(rows, 4)
-            yield Blocking(way, keeps, min(rows, tiles_m), columns, width)
-            if columns > 2:
-                yield Blocking(way, keeps, min(rows, tiles_m), 2, width)
-                yield Blocking(way, keeps, min(rows, tiles_m), 1, width)
+            most = 1 if way.turned else min(BANKS // rows, tiles_n)
+            for columns in sorted({most, min(most, 2), 1}):
+                # Tiles a little narrower, and all blocks are equal.
+                width = ceil_div(way.rhs.size, ceil_div(tiles_n, columns) * columns)
+                yield Blocking(way, keeps, min(rows, tiles_m), columns, width)
 
 
 def _seconds(blocks: Blocking, chip: Chip) -> float:
@@ -275,7 +273,9 @@ def _seconds(blocks: Blocking, chip: Chip) -> float:
     # Between one block and the next engines wait for each other if few results are under way.
     few = tiles_m * tiles_n * 3e-7 / (blocks.rows * blocks.columns)
     times = (tensor, moved, out, most * issue)
-    return max(times) + 0.05 * sum(times) + start + few
+    # Equal blocks, if it makes no difference.
+    uneven = bool(blocks.keeps) and getattr(product, blocks.keeps).size % block[blocks.keeps] > 0
+    return (max(times) + 0.05 * sum(times)) * (1 + 0.002 * uneven) + start + few
 
 
 def spans(total: int, step: int) -> list[int]:

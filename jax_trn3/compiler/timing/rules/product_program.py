@@ -18,30 +18,37 @@ from .tiles import ROWS, ceil_div
 _LOADS = {"lhs": "dma:gpsimd", "rhs": "dma:sync"}
 _STORES = "dma:scalar"
 
+_MANY = 32
+"""Blocks among which one more or less does not count."""
+
 _LONG = 1500
 """Multiplications after which a program is long enough: its start and end no longer count."""
 
 
 def multiply(
-    name: str, product: Product, chip: Chip, epilogue: Epilogue
+    title: str, product: Product, chip: Chip, epilogue: Epilogue
 ) -> tuple[Program, int, Blocking]:
     """A product as a program, how often that runs, and how it is blocked."""
-    before: list[Node] = []
+    before: list[tuple[str, Side]] = []
+    given = product
     blocks = blocking(product, chip)
-    for side in ("lhs", "rhs"):
-        operand: Side = getattr(product, side)
-        if operand.quantized or (operand.passes and _times(blocks, side) > 1):
-            before += prepared(side, operand, product.k, product.batch, product.precision, chip)
+    for name, operand in (("lhs", product.lhs), ("rhs", product.rhs)):
+        if operand.quantized or (operand.passes and _times(blocks, name) > 1):
+            before.append((name, operand))
             ready = replace(
                 operand, passes=0, quantized=False, transposed=False, run=operand.size,
-                packed=product.precision.scaled, stored=_dtype(product, side),
+                packed=product.precision.scaled, stored=_dtype(product, name),
             )  # fmt: skip
-            product = replace(product, **{side: ready})
+            product = replace(product, lhs=ready) if name == "lhs" else replace(product, rhs=ready)
             blocks = blocking(product, chip)
     body, repeat = _Writer(blocks, chip, epilogue).program()
-    if before:
-        body, repeat = [*before, *([loop(repeat, lambda _: body)] if repeat > 1 else body)], 1
-    return program(name, body), repeat, blocks
+    # Where the program runs several times, each does its part of what comes before.
+    first = [
+        node
+        for name, operand in before
+        for node in prepared(name, operand, given.k, given.batch, given.precision, repeat)
+    ]
+    return program(title, [*first, *body]), repeat, blocks
 
 
 def _dtype(product: Product, side: str) -> str:
@@ -179,7 +186,10 @@ class _Writer:
 
     def __init__(self, blocks: Blocking, chip: Chip, epilogue: Epilogue) -> None:
         product, precision = blocks.product, blocks.product.precision
-        self.blocks, self.product, self.epilogue, self.chip = blocks, product, epilogue, chip
+        self.blocks, self.product, self.chip = blocks, product, chip
+        # Fewer in rotation repeat sooner; where results come slowly, they are enough.
+        deep = 2 * blocks.rows if blocks.tiles >= 8 else 16
+        self.epilogue = replace(epilogue, deep=max(4, deep))
         wide = {"lhs": blocks.rows * ROWS, "rhs": blocks.columns * blocks.width}
         self.operands = {
             name: _Operand(
@@ -204,6 +214,9 @@ class _Writer:
         steps = {name: self.operands[name].columns for name in self.operands}
         outer = runs_of(spans(self._size(kept), steps[kept]))
         inner = spans(self._size(streamed), steps[streamed])
+        if len(outer) == 2 and outer[0][1] >= _MANY:
+            # So many blocks that the last one may as well be full.
+            outer = [(outer[0][0], outer[0][1] + 1)]
         if len(outer) > 1 or self.product.batch * outer[0][1] == 1:
             return self._batched(outer, inner, kept, streamed), 1
         ((size, often),) = outer

@@ -1,11 +1,13 @@
 """What rules for matrix products share: element types on the engines, sizes, and rates."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from jax_trn3.hardware import Chip, NeuronCore
 from jax_trn3.isa.dtypes import DTYPES
+from jax_trn3.simulator import Node, Program
+from jax_trn3.simulator.allocation import extent
 
 ROWS, COLUMNS = 128, 512
 """Of a result tile: rows from the stationary operand, columns from the moving one."""
@@ -50,6 +52,13 @@ def ceil_div(a: int, b: int) -> int:
 def size(shape: Sequence[int]) -> int:
     """Elements of a shape."""
     return math.prod(int(n) for n in shape)
+
+
+def fits(body: Iterable[Node], chip: Chip) -> bool:
+    """Whether the tiles of a program's body lie in SBUF side by side."""
+    tiles = Program("", tuple(body)).tiles()
+    taken = sum(extent(tile, chip.core) + 32 for tile in tiles if tile.memory == "sbuf")
+    return taken <= chip.core.sbuf_usable_partition_bytes
 
 
 @dataclass(frozen=True)
