@@ -1,10 +1,11 @@
 """A group in the making: what is in it, when it can run, and what else it can take in."""
 
+import itertools
 import math
 from dataclasses import dataclass, field
 
 from .graph import Operation
-from .kinds import is_epilogue
+from .kinds import is_elementwise, is_epilogue
 from .views import View
 
 ROW_LIMIT = 1 << 20
@@ -144,7 +145,7 @@ def absorbs(draft: Draft, view: View, elements: int, operation: Operation) -> bo
 def _chain(sizes: set[int]) -> bool:
     """Whether each size divides the next."""
     ordered = sorted(sizes)
-    return all(large % small == 0 for small, large in zip(ordered, ordered[1:]))
+    return all(large % small == 0 for small, large in itertools.pairwise(ordered))
 
 
 def _fit(chosen: list[Draft], draft: Draft, elements: int, operation: Operation) -> bool:
@@ -189,17 +190,17 @@ def raised(
     return [], level
 
 
-def epilogue_fits(draft: Draft) -> bool:
-    """Whether a matmul can do what has been put behind it on the way out."""
-    behind = draft.operations[1:]
-    if len(behind) <= 1:
+def epilogue_fits(draft: Draft, written: int) -> bool:
+    """Whether a matmul can do what has been put behind it on the way out, and write so many
+    results."""
+    after = [op for _, op in draft.operations if is_elementwise(op)]
+    if len(after) <= 1:
         return True
     own = {t.id for _, op in draft.operations for t in op.results}
-    used = [t for _, op in behind for t in op.operands]
+    used = [t for op in after for t in op.operands]
     read = {t.id for t in used if t.id not in own and t.size == draft.elements}
-    left = own - {t.id for t in used}
     return (
-        len(behind) <= _EPILOGUE_OPERATIONS
+        len(after) <= _EPILOGUE_OPERATIONS
         and len(read) <= _EPILOGUE_OPERANDS
-        and len(left) <= _EPILOGUE_RESULTS
+        and written <= _EPILOGUE_RESULTS
     )

@@ -11,6 +11,7 @@ otherwise (a value a column).
 """
 
 import heapq
+import math
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -28,6 +29,9 @@ from .group import Group
 from .kinds import FREE, is_elementwise, rule_of, stays_whole
 from .transposes import folded
 from .views import View, behind, reads_memory_only, uses, views
+
+_SHORT_RUN = 64
+"""Bytes of the shortest runs that groups write side by side."""
 
 _NEAR = 64
 """Operations of the program within which two that read the same may run as one."""
@@ -52,6 +56,8 @@ class _Cut:
     last_use: dict[int, int] = field(default_factory=dict)
     renamed: dict[int, Tensor] = field(default_factory=dict)
     """What a group writes in place of a result: transposed, or straight into a larger value."""
+    stored: set[int] = field(default_factory=set)
+    """Values of which groups write parts: they are in HBM only."""
     original: dict[int, int] = field(default_factory=dict)
     """Of such a value, the id of the result."""
 
@@ -67,17 +73,17 @@ def groups(body: Body, donated: Collection[int] | None = None) -> list[Group | O
     **Returns:** Groups for rules; operations that are not ours as they are: control flow,
     collectives, kernels. What costs nothing is in none of them.
     """
-    body = folded(_without_nothing(body))
+    body = _live(folded(_without_nothing(body)))
     overwritable = {t.id for t in body.parameters} if donated is None else set(donated)
     cut = _Cut(body, views(body), uses(body), overwritable)
     cut.known = {t.id for t in body.parameters}
     cut.made_by = {t.id: op for op in body.operations for t in op.results}
-    wanted = _wanted(body, cut.views)
     for place, operation in enumerate(body.operations):
         for tensor in used_by(operation) if operation.regions else operation.operands:
             cut.last_use[behind(tensor, cut.views).tensor.id] = place
     for place, operation in enumerate(body.operations):
-        if place in wanted:
+        seen_through = operation.results and all(t.id in cut.views for t in operation.results)
+        if not seen_through and operation.kind not in FREE:
             _place(cut, place, operation)
     for tensor in body.results:
         _materialized(cut, tensor, len(body.operations))
@@ -103,22 +109,19 @@ def _without_nothing(body: Body) -> Body:
     return replace(body, operations=tuple(operations))
 
 
-def _wanted(body: Body, known: dict[int, View]) -> set[int]:
-    """Places of the operations whose results somebody needs, or that do something beside."""
+def _live(body: Body) -> Body:
+    """The body without operations whose results nobody needs and that do nothing beside."""
     needed = {t.id for t in body.results}
-    wanted = set()
-    for place in reversed(range(len(body.operations))):
-        operation = body.operations[place]
+    live = []
+    for operation in reversed(body.operations):
         acts = stays_whole(operation) or operation.kind.startswith(
             ("stablehlo.custom_call", "custom_call:", "stablehlo.infeed", "stablehlo.outfeed")
         )
         if acts or any(t.id in needed for t in operation.results):
             used = used_by(operation) if operation.regions else operation.operands
             needed |= {t.id for t in used}
-            own = operation.results and all(t.id in known for t in operation.results)
-            if not own and operation.kind not in FREE:
-                wanted.add(place)
-    return wanted
+            live.append(operation)
+    return replace(body, operations=tuple(reversed(live)))
 
 
 # One operation after another.
@@ -137,7 +140,7 @@ def _place(cut: _Cut, place: int, operation: Operation) -> None:
                 if tensor.size > 1 and not behind(tensor, cut.views).plain:
                     _materialized(cut, tensor, place)
         _fused(cut, place, operation)
-    elif not _written_in_place(cut, place, operation) and not _turned(cut, operation):
+    elif not any(absorbed(cut, place, operation) for absorbed in _ABSORBED):
         for tensor in operation.operands:
             view = behind(tensor, cut.views)
             if view.made is not None or view.repeat != 1:
@@ -236,7 +239,8 @@ def _fused(cut: _Cut, place: int, operation: Operation) -> None:
     level, joinable, blocked = 0, {}, set()
     for view in seen:
         for source in _source(cut, view):
-            link = source.kind != "single" and view.tensor.id not in source.late
+            known = view.tensor.id not in source.late and view.tensor.id not in cut.stored
+            link = source.kind != "single" and known
             if link and absorbs(source, view, elements, operation):
                 joinable[source.number] = source
             else:
@@ -315,10 +319,11 @@ def _written_in_place(cut: _Cut, place: int, operation: Operation) -> bool:
     for source in before:
         source.ceiling = min(source.ceiling, level)
     _rename(cut, draft, view.tensor, operation.results[0], view.tensor.shape)
+    cut.stored.add(operation.results[0].id)
     return True
 
 
-def _turned(cut: _Cut, operation: Operation) -> bool:
+def _turned(cut: _Cut, place: int, operation: Operation) -> bool:
     """Lets a matmul write its result transposed: the other operand stays, or rows go elsewhere."""
     if operation.kind != "stablehlo.transpose":
         return False
@@ -342,12 +347,43 @@ def _easily_turned(transpose: Operation, dot: Operation) -> bool:
     numbers = dot.attributes.get("dot_dimension_numbers", {})
     if not order or shape != dot.results[0].shape or not isinstance(numbers, Mapping):
         return not order
-    of_lhs = (len(numbers.get(f"lhs_{kind}_dimensions", ())) for kind in ("contracting", "batching"))
+    of_lhs = (
+        len(numbers.get(f"lhs_{kind}_dimensions", ())) for kind in ("contracting", "batching")
+    )
     contracted, batch = of_lhs
     rows = len(dot.operands[0].shape) - contracted  # batch and free dimensions of the left one
     ends = [max((a for a in range(*part) if shape[a] > 1), default=-1) for part in
             ((batch, rows), (rows, len(shape)))]  # fmt: skip
     return order[-1] in ends
+
+
+def _side_by_side(cut: _Cut, place: int, operation: Operation) -> bool:
+    """Lets a group of rows write what is concatenated where it belongs."""
+    if operation.kind != "stablehlo.concatenate":
+        return False
+    seen = [behind(t, cut.views) for t in operation.operands]
+    found = []
+    for tensor, view in zip(operation.operands, seen):
+        draft = cut.producer.get(view.tensor.id)
+        draft = draft.root() if draft else None
+        again = view.tensor.id in cut.original or _uses_of(cut, tensor, view) > 1
+        if draft is None or draft.kind != "rows" or not view.plain or again:
+            return False
+        found.append(draft)
+    first, axis = operation.operands[0], int(operation.attributes.get("dimension", 0))
+    run = math.prod(first.shape[axis:]) * first.bytes // max(1, first.size)
+    names = {t.id for t in operation.operands}
+    # One group: of several, who reads the whole could not tell whom to wait for.
+    if run < _SHORT_RUN or any(d is not found[0] for d in found) or len(names) < len(seen):
+        return False
+    for view in seen:
+        _rename(cut, found[0], view.tensor, operation.results[0], view.tensor.shape)
+    cut.stored.add(operation.results[0].id)
+    return True
+
+
+_ABSORBED = (_written_in_place, _turned, _side_by_side)
+"""Operations that cost nothing behind the group that makes their operand."""
 
 
 def _rename(cut: _Cut, draft: Draft, before: Tensor, after: Tensor, shape: tuple[int, ...]) -> None:
@@ -375,7 +411,7 @@ def _uses_of(cut: _Cut, tensor: Tensor, view: View) -> int:
 def _in_order(cut: _Cut) -> list[Group | Operation]:
     """The groups, each after those that it reads from; of several the first of the program."""
     drafts = [draft for draft in cut.drafts if draft.root() is draft]
-    drafts = [part for draft in drafts for part in _parts(draft)]
+    drafts = _with_whole_epilogues(cut, drafts)
     for draft in drafts:
         draft.operations.sort(key=lambda pair: pair[0])
     owner = {}
@@ -409,17 +445,43 @@ def _in_order(cut: _Cut) -> list[Group | Operation]:
     return found
 
 
-def _parts(draft: Draft) -> list[Draft]:
-    """A matmul with more behind it than it can carry out: the matmul, and the rest as rows."""
-    if draft.kind != "matmul" or epilogue_fits(draft):
-        return [draft]
-    rest = Draft(draft.number, "rows", draft.elements)
-    rest.number = -1 - draft.number
-    rest.level = draft.level
-    dots = [pair for pair in draft.operations if rule_of(pair[1]) == "matmul"]
-    rest.operations = [pair for pair in draft.operations if rule_of(pair[1]) != "matmul"]
-    draft.operations = dots
-    return [draft, rest]
+def _with_whole_epilogues(cut: _Cut, drafts: list[Draft]) -> list[Draft]:
+    """Cuts off what a matmul cannot do on the way out: it becomes rows, with rows that go on with
+    it if they can run together."""
+    found = []
+    read_by: dict[int, list[Draft]] = {}
+    for draft in drafts:
+        for number in set(_reads(cut, draft)):
+            read_by.setdefault(number, []).append(draft)
+    for draft in drafts:
+        if draft.kind != "matmul" or epilogue_fits(draft, _written(cut, draft)):
+            found.append(draft)
+            continue
+        dots = [pair for pair in draft.operations if rule_of(pair[1]) == "matmul"]
+        after = [pair for pair in draft.operations if rule_of(pair[1]) != "matmul"]
+        draft.operations = dots
+        found.append(draft)
+        results = [t for _, op in after for t in op.results]
+        readers = [d for t in results for d in read_by.get(t.id, ()) if d is not draft]
+        first = min(readers, key=lambda d: (d.level, d.number), default=None)
+        if first is not None and first.kind == "rows" and first.elements == draft.elements:
+            if all(d is first or d.level > first.level for d in readers):
+                first.operations += after
+                continue
+        rest = Draft(-1 - draft.number, "rows", draft.elements)
+        rest.level, rest.operations = draft.level, after
+        found.append(rest)
+    return found
+
+
+def _written(cut: _Cut, draft: Draft) -> int:
+    """Results of a group that others read."""
+    inside: dict[int, int] = {}
+    for _, operation in draft.operations:
+        for tensor in operation.operands:
+            inside[tensor.id] = inside.get(tensor.id, 0) + 1
+    results = [t for _, operation in draft.operations for t in operation.results]
+    return sum(cut.uses.get(t.id, 0) > inside.get(t.id, 0) for t in results)
 
 
 def _reads(cut: _Cut, draft: Draft) -> Iterable[int]:
@@ -467,9 +529,7 @@ def _finished(cut: _Cut, draft: Draft, outside: set[int]) -> Group | Operation:
     return Group(rule, (*made.values(), *operations), tuple(inputs.values()), tuple(outputs))
 
 
-def _spelled_out(
-    cut: _Cut, draft: Draft, operation: Operation, place: int
-) -> Iterator[Operation]:
+def _spelled_out(cut: _Cut, draft: Draft, operation: Operation, place: int) -> Iterator[Operation]:
     """The operation; behind a matmul after the broadcasts that it reads, which say along which
     dimension a bias lies."""
     renamed = _renamed(cut, operation, place)

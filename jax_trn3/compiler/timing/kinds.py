@@ -142,10 +142,7 @@ def is_epilogue(operation: Operation, elements: int) -> bool:
 _EPILOGUE = {
     *(
         f"stablehlo.{name}"
-        for name in (
-            "add subtract multiply divide maximum minimum negate convert select compare exponential "
-            "logistic tanh rsqrt sqrt abs sign clamp and or not reduce_precision"
-        ).split()
+        for name in ["add", "subtract", "multiply", "divide", "maximum", "minimum", "negate", "convert", "select", "compare", "exponential", "logistic", "tanh", "rsqrt", "sqrt", "abs", "sign", "clamp", "and", "or", "not", "reduce_precision"]
     ),
     "chlo.erf", "chlo.square", "chlo.erfc",
 }  # fmt: skip
@@ -156,7 +153,7 @@ def rule_of(operation: Operation) -> str:
     kind = operation.kind
     if kind in DOTS:
         return "matmul"
-    if kind in ELEMENTWISE or kind in VIEWS and kind not in RULE_OF:
+    if kind in ELEMENTWISE or (kind in VIEWS and kind not in RULE_OF):
         return "rows"
     if kind.startswith("custom_call:"):
         return custom_call_rule(kind.partition(":")[2])

@@ -12,16 +12,30 @@ _SIDES = ("lhs", "rhs")
 def folded(body: Body) -> Body:
     """A body in which products read what is behind transposes, where that gives the same result.
     A transpose that nobody else reads is then dead."""
-    transposes = {
-        op.results[0].id: op for op in body.operations if op.kind == "stablehlo.transpose"
-    }
-    if not transposes:
-        return body
-    operations = tuple(
-        _product(op, transposes) if op.kind == "stablehlo.dot_general" else op
-        for op in body.operations
+    transposes: dict[int, Operation] = {}
+    operations = []
+    for operation in body.operations:
+        if operation.kind == "stablehlo.transpose":
+            operation = _composed(operation, transposes)
+            transposes[operation.results[0].id] = operation
+        elif operation.kind == "stablehlo.dot_general":
+            operation = _product(operation, transposes)
+        operations.append(operation)
+    return replace(body, operations=tuple(operations))
+
+
+def _composed(operation: Operation, transposes: Mapping[int, Operation]) -> Operation:
+    """Two transposes, one after the other, as one."""
+    before = transposes.get(operation.operands[0].id)
+    if before is None:
+        return operation
+    first, then = (op.attributes["permutation"] for op in (before, operation))
+    order = tuple(int(first[int(a)]) for a in then)
+    return replace(
+        operation,
+        operands=before.operands,
+        attributes={**operation.attributes, "permutation": order},
     )
-    return replace(body, operations=operations)
 
 
 def _product(operation: Operation, transposes: Mapping[int, Operation]) -> Operation:

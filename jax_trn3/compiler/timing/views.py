@@ -10,7 +10,11 @@ from .graph import Body, Operation, Tensor, bits, used_by
 from .kinds import FREE, VIEWS, is_elementwise, stays_whole
 
 _RUN_BYTES = 512
-"""Shortest run of a slice that is read from where it lies; shorter ones go through HBM once more."""
+"""Shortest run of a slice that is read from where it lies; others go through HBM once more."""
+
+_SHORT_RUN = 64
+"""The same for what rows of elementwise operations read: parts of rows that are loaded whole, as
+halves of heads are."""
 
 
 @dataclass(frozen=True)
@@ -45,18 +49,24 @@ class View:
 def views(body: Body) -> dict[int, View]:
     """For each value that is a view, by its id, what is behind it."""
     found: dict[int, View] = {}
+    read_by_rows = _read_by_elementwise_alone(body)
     for operation in body.operations:
         if is_elementwise(operation) or operation.kind == "stablehlo.reduce":
             view = _folded(operation, found)
             if view is not None:
                 found[operation.results[0].id] = view
             continue
+        if operation.kind == "stablehlo.transpose" and _in_place(operation):
+            operand, result = operation.operands[0], operation.results[0]
+            found[result.id] = _reshaped(operand, result, behind(operand, found))
+            continue
         if operation.kind not in FREE and operation.kind not in VIEWS:
             continue
         if operation.kind in ("stablehlo.return", "func.return", "sdy.return"):
             continue
         for place, result in enumerate(operation.results):
-            view = _view(operation, place, result, found)
+            least = _SHORT_RUN if result.id in read_by_rows else _RUN_BYTES
+            view = _view(operation, place, result, found, least)
             if view is not None:
                 found[result.id] = view
     return found
@@ -67,7 +77,27 @@ def behind(tensor: Tensor, known: dict[int, View]) -> View:
     return known.get(tensor.id) or View(tensor)
 
 
-def _view(operation: Operation, place: int, result: Tensor, known: dict[int, View]) -> View | None:
+def _in_place(transpose: Operation) -> bool:
+    """Whether only dimensions of size 1 change places."""
+    shape = transpose.operands[0].shape
+    order = [int(a) for a in transpose.attributes["permutation"] if shape[int(a)] > 1]
+    return order == sorted(order)
+
+
+def _read_by_elementwise_alone(body: Body) -> set[int]:
+    """Values that only rows of elementwise operations read, as they are or under another shape."""
+    others: set[int] = {t.id for t in body.results}
+    for operation in reversed(body.operations):
+        same = operation.kind in ("stablehlo.reshape", "stablehlo.convert")
+        if is_elementwise(operation) or (same and operation.results[0].id not in others):
+            continue
+        others |= {t.id for t in used_by(operation)}
+    return {t.id for op in body.operations for t in op.results} - others
+
+
+def _view(
+    operation: Operation, place: int, result: Tensor, known: dict[int, View], least: int
+) -> View | None:
     kind = operation.kind.partition(".")[2]
     if kind in ("iota", "dynamic_iota"):
         return View(result, repeat=0, made=operation)
@@ -80,7 +110,7 @@ def _view(operation: Operation, place: int, result: Tensor, known: dict[int, Vie
     if "broadcast" in kind:
         return _broadcast(operation, operand, result, before)
     if kind in ("slice", "dynamic_slice"):
-        return _window(operation, operand, result, before)
+        return _window(operation, operand, result, before, least)
     return _reshaped(operand, result, before)
 
 
@@ -136,7 +166,9 @@ def _broadcast(operation: Operation, operand: Tensor, result: Tensor, before: Vi
     return replace(before, repeat=repeat)
 
 
-def _window(operation: Operation, operand: Tensor, result: Tensor, before: View) -> View | None:
+def _window(
+    operation: Operation, operand: Tensor, result: Tensor, before: View, least: int
+) -> View | None:
     """A slice of memory, if what it reads lies in long runs."""
     if result.size == operand.size:
         return _reshaped(operand, result, before)
@@ -149,7 +181,7 @@ def _window(operation: Operation, operand: Tensor, result: Tensor, before: View)
         if part != whole or int(stride) != 1:
             run = 1 if int(stride) != 1 else run
             break
-    if run * bits(result.dtype) // 8 < _RUN_BYTES and result.size > 64:
+    if run * bits(result.dtype) // 8 < least and result.size > 64:
         return None
     # A scalar out of a small table is read from where it lies, too: its transfer is all there is.
     tensor = Tensor(before.tensor.id, result.shape, result.dtype)

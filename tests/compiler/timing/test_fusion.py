@@ -76,7 +76,9 @@ def test_one_pass_over_hbm(name):
 
 
 def test_epilogue_of_a_matmul():
-    found = cut(lambda x, w, b: jax.nn.gelu(x @ w + b), struct(64, 128), struct(128, 256), struct(256))
+    found = cut(
+        lambda x, w, b: jax.nn.gelu(x @ w + b), struct(64, 128), struct(128, 256), struct(256)
+    )
     (group,) = found
     assert group.rule == "matmul"
     assert sorted(t.size for t in group.inputs) == [256, 64 * 128, 128 * 256]

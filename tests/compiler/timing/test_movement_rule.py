@@ -5,7 +5,7 @@ import time
 import jax
 import jax.numpy as jnp
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from jax import lax
 
@@ -121,7 +121,9 @@ def test_updates_move_the_update():
 def test_rows_of_a_table():
     (gather,) = [
         g
-        for g in groups_of(lambda e, i: e[i], struct(32_000, 1024, dtype=BF16), struct(300, dtype=I32))
+        for g in groups_of(
+            lambda e, i: e[i], struct(32_000, 1024, dtype=BF16), struct(300, dtype=I32)
+        )
         if g.rule == "gather"
     ]
     timeline, _ = timed(gather)
@@ -152,7 +154,9 @@ def test_rows_that_are_added_wait_for_each_other():
 
 @settings(max_examples=20)
 @given(
-    rows=st.integers(1, 700), columns=st.integers(1, 700), dtype=st.sampled_from(["bf16", "f32", "i8"])
+    rows=st.integers(2, 700),
+    columns=st.integers(2, 700),
+    dtype=st.sampled_from(["bf16", "f32", "i8"]),
 )
 def test_transposes_of_any_size(rows, columns, dtype):
     small = timed(transposed((rows, columns), (1, 0), dtype))[0]
@@ -164,6 +168,8 @@ def test_transposes_of_any_size(rows, columns, dtype):
 @settings(max_examples=10)
 @given(shape=st.tuples(*[st.integers(1, 40)] * 4), order=st.permutations(range(4)))
 def test_transposes_of_any_order(shape, order):
+    moved = [axis for axis in order if shape[axis] > 1]
+    assume(moved != sorted(moved))  # else nothing moves
     group = transposed(shape, tuple(order), "f32")
     timeline, _ = timed(group)
     assert timeline.hbm_write_bytes == group.outputs[0].bytes
@@ -172,9 +178,7 @@ def test_transposes_of_any_order(shape, order):
 @pytest.mark.parametrize("chip", CHIPS, ids=lambda chip: chip.name)
 def test_running_sums_take_two_cycles_an_element(chip):
     x, y = (Tensor(n, (1024, 512), "f32") for n in range(2))
-    group = lone(
-        "reduce_window", (x,), y, window_dimensions=(1, 512), padding=((0, 0), (511, 0))
-    )
+    group = lone("reduce_window", (x,), y, window_dimensions=(1, 512), padding=((0, 0), (511, 0)))
     timeline, _ = timed(group, chip)
     cycles = 2 * 8 * 512
     assert timeline.engines["core0/vector"].busy >= cycles / chip.core.vector.clock_hz * 1e12

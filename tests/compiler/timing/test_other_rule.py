@@ -114,7 +114,8 @@ def test_custom_calls_by_their_target(target, rule):
 
 def test_random_bits():
     (group,) = groups_of(
-        lambda key: jax.lax.rng_bit_generator(key, (512, 512)), jax.ShapeDtypeStruct((4,), jnp.uint32)
+        lambda key: jax.lax.rng_bit_generator(key, (512, 512)),
+        jax.ShapeDtypeStruct((4,), jnp.uint32),
     )
     plan = RULES[group.rule](group, TRAINIUM3)
     timeline = simulate(plan.program, TRAINIUM3)

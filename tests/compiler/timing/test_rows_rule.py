@@ -89,7 +89,9 @@ GROUPS = {
     "power": pointwise("power", (512, 64)),
     "selection": only(
         Body(
-            tuple(p := (Tensor(0, (256, 96), "i1"), *(Tensor(n, (256, 96), "f32") for n in (1, 2)))),
+            tuple(
+                p := (Tensor(0, (256, 96), "i1"), *(Tensor(n, (256, 96), "f32") for n in (1, 2)))
+            ),
             (op("select", p, r := Tensor(3, (256, 96), "f32")),),
             (r,),
         )
@@ -119,9 +121,7 @@ def test_every_elementwise_operation_runs(kind, chip):
     dtypes = ["i1" if kind.endswith("select") else "f32", "f32", "f32"]
     values = [Tensor(n, (300, 40), dtype) for n, dtype in enumerate(dtypes[:operands])]
     result = Tensor(9, (300, 40), "f32")
-    group = only(
-        Body(tuple(values), (Operation(kind, tuple(values), (result,)),), (result,))
-    )
+    group = only(Body(tuple(values), (Operation(kind, tuple(values), (result,)),), (result,)))
     plan = RULES["rows"](group, chip)
     timeline = simulate(plan.program, chip)
     assert timeline.hbm_write_bytes == result.bytes
@@ -185,7 +185,9 @@ def test_types_that_engines_lack_are_said(dtype):
 
 def test_loop_counters_stay_in_registers():
     before, after = Tensor(0, (), "i32"), Tensor(1, (), "i32")
-    plan = RULES["rows"](only(Body((before,), (op("add", (before, before), after),), (after,))), TRAINIUM3)
+    plan = RULES["rows"](
+        only(Body((before,), (op("add", (before, before), after),), (after,))), TRAINIUM3
+    )
     timeline = simulate(plan.program, TRAINIUM3)
     assert timeline.dma_bytes == 0 < timeline.active_ps
     assert "registers" in plan.assumptions[0]

@@ -153,7 +153,7 @@ class Reading:
 
         def cost(number: int) -> int:
             value = self.work.values[number]
-            if value.every > 1 and number not in self.wide or value.source == "late":
+            if (value.every > 1 and number not in self.wide) or value.source == "late":
                 return 0
             return DTYPES[value.dtype].bytes * self.slots(value)
 
@@ -241,6 +241,13 @@ def _read(
 ) -> None:
     kind = operation.kind
     result = operation.results[0]
+    if kind.endswith("iota") and 1 < result.size < read.elements:
+        # A number a row: made for each tile.
+        every = max(1, read.elements // result.size)
+        read.lengths.add(every)
+        number = names[result.id, ()] = _value(read, result, every, "step")
+        read.work.steps.append(Step("iota", [0.0], number))
+        return
     if kind.endswith("iota"):
         number = _value(read, result, 1, "column" if result.size > 1 else "scalar")
         read.made[number] = "iota" if result.size > 1 else "number"
@@ -347,7 +354,7 @@ def _reduce(
         read.made[source] = "number"
     columns = reduced_columns(operation)
     whole = operation.results[0].size == 1
-    if columns or whole and (read.elements > size or size > _ONE_ROW):
+    if columns or (whole and (read.elements > size or size > _ONE_ROW)):
         columns = max(1, columns)
         if 1 < columns <= _COLUMN_LIMIT and read.elements % columns == 0:
             read.lengths.add(columns)

@@ -208,7 +208,7 @@ class _Rows:
         wide = value.number in self.work.wide or value.source == "column"
         shape = self.layout.dimensions(1 if wide else value.every)
         # A row over several partitions: what there is one of for each comes to one of them.
-        given = wide or self.layout.split > 1 and value.every > 1
+        given = wide or (self.layout.split > 1 and value.every > 1)
         return Tile(f"value {number}", "sbuf", shape, dtype, slots, given=given)
 
     def _access(self, value: Value, i: Index, partitions: int, rows: int, all_of: bool) -> Access:
@@ -510,7 +510,7 @@ class _Rows:
         size = self.work.late_size
         height, width = min(PARTITIONS, size), min(_BANK, -(-size // PARTITIONS))
         count = max(1, -(-size // (height * width)))
-        line = Tile("at the end", "sbuf", (height, width), "float32", 2)
+        line = Tile("at the end", "sbuf", (height, width), "float32", 2, given=True)
 
         def finished(i: Index) -> list[Node]:
             nodes = [n for step in steps for n in self._finished(step, line, i)]

@@ -122,7 +122,7 @@ def _join(before: Step, step: Step, work: Work, core: NeuronCore, row: int) -> b
             return True
         value = work.values[operand]
         alone = row > 1 and value.every == row and every < row
-        return value.source == "scalar" or alone and value.dtype in _OPERANDS
+        return value.source == "scalar" or (alone and value.dtype in _OPERANDS)
 
     data, number = before.reads
     arithmetic = before.op not in _BITS and before.op in ALU_OPS
@@ -135,7 +135,7 @@ def _join(before: Step, step: Step, work: Work, core: NeuronCore, row: int) -> b
         return False
     other = step.reads[1] if first else step.reads[0]
     wide = isinstance(other, int) and not small(other) and work.values[other].every != every
-    if small(other) and not first or wide or other == before.writes:
+    if (small(other) and not first) or wide or other == before.writes:
         return False
     if "power" in (step.op, before.op) and not small(other):
         return False
@@ -225,7 +225,7 @@ def candidates(
         return _copies(dst, at(first), generation)
     if name == "select":
         raise AssertionError("selections are several instructions")
-    if name in _FUNCTIONS or name == "square" and step.sums is not None:
+    if name in _FUNCTIONS or (name == "square" and step.sums is not None):
         return _functions(step, dst, at(first), row, sums, core)
     data, others = _ordered(step, row)
     number = row(others[0]) if others else None
