@@ -12,6 +12,8 @@ from pathlib import Path
 import jax
 from jax.sharding import Mesh
 
+import jax_trn3
+
 from .checkpoint import Checkpoints
 from .data import Text, load_text
 from .report import TrainingProgress, largest_difference, plot, read_curve, write_curve
@@ -72,7 +74,7 @@ def main() -> None:
     print(text, flush=True)
     flags.out.mkdir(parents=True, exist_ok=True)
     with jax.set_mesh(mesh):
-        run = train(flags, text)
+        run, simulated = train(flags, text)
         write_curve(run.curve, flags.out / "loss.json")
         if run.step < run.config.steps:
             print(f"stopped after step {run.step} of {run.config.steps}, go on with --resume")
@@ -89,9 +91,11 @@ def main() -> None:
             f"{summary['cpu_difference']:.2e}"
         )
     plot(curves, flags.out / "loss.png")
+    if simulated is not None:
+        show_simulated(simulated, flags.out / "step.json")
     summary["seconds"] = time.perf_counter() - started
     (flags.out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
-    names = "loss.png, loss.json, sample.txt, summary.json, checkpoints"
+    names = "loss.png, loss.json, step.json, sample.txt, summary.json, checkpoints"
     print(f"{summary['seconds']:.0f} s in all; in {flags.out}: {names}")
 
 
@@ -102,8 +106,11 @@ def describe(mesh: Mesh) -> str:
     return f"platform {device.platform}, {mesh.size} x {device.device_kind}, mesh {axes}"
 
 
-def train(flags: Flags, text: Text) -> Run:
-    """Start or resume a run, and take it to its end or to where it is to stop."""
+def train(flags: Flags, text: Text) -> tuple[Run, jax_trn3.Profile | None]:
+    """Start or resume a run, and take it to its end or to where it is to stop.
+
+    Returns the run, and its last step as a profile; None on a platform that is not simulated.
+    """
     run = Run(TrainConfig(steps=flags.steps, seed=flags.seed), text)
     checkpoints = Checkpoints(flags.out / "checkpoints", keep=flags.resume)
     if flags.resume:
@@ -111,13 +118,18 @@ def train(flags: Flags, text: Text) -> Run:
         print(f"resumed from the checkpoint of step {run.step}", flush=True)
     stop = min(flags.stop_after or flags.steps, flags.steps)
     with TrainingProgress(step=run.step, stop=stop) as progress:
+        simulated = None
         while run.step < stop:
-            run.advance()
+            if run.step == stop - 1 and jax.devices()[0].platform == "trn3":
+                with jax_trn3.profile() as simulated:
+                    run.advance()
+            else:
+                run.advance()
             progress.update(run)
             if run.step % CHECKPOINT_EVERY == 0 or run.step == stop:
                 checkpoints.save(run)
     checkpoints.close()
-    return run
+    return run, simulated
 
 
 def evaluate(run: Run) -> dict[str, float | str]:
@@ -127,6 +139,12 @@ def evaluate(run: Run) -> dict[str, float | str]:
         f"loss: {train_loss:.3f} nats per byte in training, {held_out_loss:.3f} on held-out files"
     )
     return {"steps": run.step, "train_loss": train_loss, "held_out_loss": held_out_loss}
+
+
+def show_simulated(step: jax_trn3.Profile, path: Path) -> None:
+    """Print what the last step would have cost on the hardware, and write it into `path`."""
+    print(f"\na training step on the simulated machine:\n\n{step.summary()}", flush=True)
+    step.save(path)
 
 
 def show_sample(run: Run, text: Text, path: Path) -> None:
