@@ -67,7 +67,7 @@ def described(op: Any, meshes: Meshes, before: Layout | None) -> dict[str, Any]:
         return _along(op, meshes, [(str(attributes["reduction_axes"]), None)]) | {"dims": ()}
     if _ALONG in attributes:
         return dict(python_value(attributes[_ALONG]))
-    return _listed(op, meshes.main)
+    return _listed(op, meshes.main) if any(name in attributes for name in _LISTS) else {}
 
 
 def _listed(op: Any, mesh: Mesh) -> dict[str, Any]:

@@ -28,6 +28,7 @@ DECOMPOSITION = "trn3.decomposition"
 ATTRIBUTES = "trn3.attributes"
 """Attribute of an operation kept whole: its own attributes."""
 
+_NAMES = ("callee", DECOMPOSITION)  # attributes that name a function
 _RULE = "sdy.sharding_rule"
 _CALLS = ("stablehlo.custom_call", "chlo.top_k")  # of which Shardy may know nothing
 
@@ -80,13 +81,33 @@ def partition(module: Any) -> Any:
 
 
 def alone(library: Any, name: str) -> Any:
-    """A module whose main is one of a library's functions."""
-    module = library.operation.clone()
-    with module.context:
-        function = functions(module.opview)[name]
-        function.attributes["sym_name"] = ir.StringAttr.get("main")
-        function.attributes["sym_visibility"] = ir.StringAttr.get("public")
-    return module.opview
+    """A module whose main is one of a library's functions, with what that calls."""
+    known = functions(library)
+    with library.context, ir.Location.unknown():
+        module = ir.Module.create()
+        at = ir.InsertionPoint(module.body)
+        for mesh in meshes(library):
+            mesh.clone(at)
+        for called in _reachable(name, known):
+            copy = known[called].clone(at)
+            if called == name:
+                copy.attributes["sym_name"] = ir.StringAttr.get("main")
+                copy.attributes["sym_visibility"] = ir.StringAttr.get("public")
+    return module
+
+
+def _reachable(name: str, known: dict[str, Any]) -> list[str]:
+    """The names of a function and of those it calls, or holds as decompositions."""
+    found: list[str] = []
+    pending = [name]
+    while pending:
+        if (at := pending.pop()) in found:
+            continue
+        found.append(at)
+        calls = _operations(known[at], "func.call", "stablehlo.custom_call")
+        named = [op.attributes[key] for op in calls for key in _NAMES if key in op.attributes]
+        pending += [attribute.value for attribute in named]
+    return found
 
 
 def _split(module: Any) -> Any:

@@ -21,6 +21,7 @@ from typing import Any
 from jaxlib.mlir import ir
 from jaxlib.mlir.dialects import sdy
 
+from ..inline import functions
 from . import collectives
 from .attributes import array, python_value, splat
 from .exchange import Exchange, exchange
@@ -57,7 +58,7 @@ def device_program(module: Any) -> DeviceProgram:
     with module.context, ir.Location.unknown():
         meshes = Meshes.of(module)
         reader = _Reader(meshes, library)
-        main = _main(module)
+        main = functions(module)["main"]
         body = in_cheapest_form(reader.function(main), reader.ids)
         return DeviceProgram(
             name=ir.StringAttr(module.operation.attributes["sym_name"]).value
@@ -69,10 +70,6 @@ def device_program(module: Any) -> DeviceProgram:
             constants=reader.constants,
             trip_counts=trip_counts(body, reader.constants),
         )
-
-
-def _main(module: Any) -> Any:
-    return next(op.operation for op in module.body.operations if op.operation.name == "func.func")
 
 
 def _donated(main: Any) -> tuple[int, ...]:
@@ -271,8 +268,8 @@ class _Reader:
         key = name, layouts
         if key not in self.decompositions:
             module = alone(self.library, name)
-            main = _main(module)
+            main = functions(module)["main"]
             self.meshes.shard(main, layouts[: len(op.operands)], layouts[len(op.operands) :])
             inner = partition(module)
-            self.decompositions[key] = self.within(inner).function(_main(module))
+            self.decompositions[key] = self.within(inner).function(functions(module)["main"])
         return self.decompositions[key]

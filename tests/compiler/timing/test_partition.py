@@ -273,6 +273,25 @@ def test_convolution_splits_batch_and_features() -> None:
     assert shapes(convolution.results) == [(2, 16, 16, 16)]
 
 
+def test_decompositions_have_the_shapes_of_their_operations() -> None:
+    def loss(x: Any, w: Any, q: Any) -> Any:
+        y = jax_trn3.mx_dot_general(x, w, PRODUCT)
+        z = jax_trn3.dequantize_mx(jax_trn3.quantize_mx(y, 0))
+        a = jax_trn3.dot_product_attention(q, q, q, is_causal=True)
+        return z.astype(jnp.float32).sum() + a.astype(jnp.float32).sum()
+
+    program = program_of(
+        jax.grad(loss, argnums=(0, 1, 2)), bf16(256, 128), bf16(128, 64), bf16(8, 128, 4, 64),
+        in_shardings=(on("data"), on(None, "tensor"), on("data", None, "tensor")),
+    )  # fmt: skip
+    ours = [op for op in program.body.operations if op.kind.startswith("trn3.")]
+    assert len({op.kind for op in ours}) >= 3
+    for op in ours:
+        (decomposition,) = op.regions
+        assert shapes(decomposition.parameters) == shapes(op.operands)
+        assert shapes(decomposition.results) == shapes(op.results)
+
+
 def test_random_numbers_are_made_in_parts() -> None:
     def f(key: Any) -> Any:
         values = jax.random.normal(jax.random.wrap_key_data(key, impl="rbg"), (64, 128))
