@@ -142,7 +142,11 @@ def is_epilogue(operation: Operation, elements: int) -> bool:
 _EPILOGUE = {
     *(
         f"stablehlo.{name}"
-        for name in ["add", "subtract", "multiply", "divide", "maximum", "minimum", "negate", "convert", "select", "compare", "exponential", "logistic", "tanh", "rsqrt", "sqrt", "abs", "sign", "clamp", "and", "or", "not", "reduce_precision"]
+        for name in (
+            "add", "subtract", "multiply", "divide", "maximum", "minimum", "negate", "convert",
+            "select", "compare", "exponential", "logistic", "tanh", "rsqrt", "sqrt", "abs", "sign",
+            "clamp", "and", "or", "not", "reduce_precision",
+        )
     ),
     "chlo.erf", "chlo.square", "chlo.erfc",
 }  # fmt: skip

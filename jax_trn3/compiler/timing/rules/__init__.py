@@ -27,6 +27,7 @@ def rule(name: str) -> Callable[[Rule], Rule]:
 from . import attention as attention  # noqa: E402
 from . import attention_backward as attention_backward  # noqa: E402
 from . import convolution as convolution  # noqa: E402
+from . import indexing as indexing  # noqa: E402
 from . import matmul as matmul  # noqa: E402
 from . import movement as movement  # noqa: E402
 from . import mx as mx  # noqa: E402

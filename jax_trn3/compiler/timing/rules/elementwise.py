@@ -2,8 +2,8 @@
 
 A recipe is a list of steps `(name, operand, ...)`. An operand is a number (a float), an operand of
 the operation (0, 1, 2) or the result of a step before (-1 the last one). Names are NKI's: functions
-of ScalarE (`ACTIVATIONS`) and operations of the ALU (`ALU_OPS`); beside them "select", "convert" and
-"round", a copy to integers and back.
+of ScalarE (`ACTIVATIONS`) and operations of the ALU (`ALU_OPS`); beside them "select", "convert"
+and "round", a copy to integers and back.
 """
 
 from ..graph import Operation

@@ -58,7 +58,7 @@ def reduce_window(group: Group, chip: Chip) -> Plan:
             width = min(data.free_size, dst.free_size)
             height = min(data.partitions, dst.partitions)
             part, into = data[0:height, 0:width], dst[0:height, 0:width]
-            body = [tensor_tensor(into, part, part, op="maximum", engine="vector")]
+            body: list[Node] = [tensor_tensor(into, part, part, op="maximum", engine="vector")]
             yield from _again(body, passes)
 
     nodes = streamed("window", reads, writes, work)
@@ -86,7 +86,9 @@ def scan(group: Group, chip: Chip) -> Plan:
             width = min(data.free_size, dst.free_size)
             height = min(data.partitions, dst.partitions)
             part, into = data[0:height, 0:width], dst[0:height, 0:width]
-            body = [tensor_tensor_scan(into, part, part, 0.0, op0="multiply", op1="add")]
+            body: list[Node] = [
+                tensor_tensor_scan(into, part, part, 0.0, op0="multiply", op1="add")
+            ]
             yield from _again(body, inner)
 
     nodes = streamed("scan", reads, writes, work)

@@ -1,9 +1,9 @@
 """Rows that go by in tiles of [128, n]: elementwise operations, and reductions along them.
 
 Loads on two queues, stores on a third. Steps are put into stages where the engine changes; up to
-four tiles are in work at a time, each in its own stage (software pipelining). What is the same for every row is in SBUF before the first. Sums over rows go
-on in PSUM (a product with ones) or in an accumulator, and are put together at the end; what little
-is computed of them comes after that.
+four tiles are in work at a time, each in its own stage (software pipelining). What is the same for
+every row is in SBUF before the first. Sums over rows go on in PSUM (a product with ones) or in an
+accumulator, and are put together at the end; what little is computed of them comes after that.
 """
 
 import itertools
@@ -25,13 +25,14 @@ from jax_trn3.simulator import Node, Program, loop, program
 from ..group import Group, Plan
 from . import rule
 from .layout import PARTITIONS, Layout, layout, row_alone
-from .row_work import Reading, reading
+from .row_values import Reading
+from .row_work import reading
 from .steps import Engines, Operand, Step, Value, candidates, joined, selection
 
 _LOADS = ("dma:sync", "dma:scalar")
 _STORE = "dma:gpsimd"
 _STAGES = 4
-"""Tiles in work at the same time, at most: while one engine has one of them, another has the next."""
+"""Tiles in work at the same time, at most: while one engine has one, another has the next."""
 
 _FAR = 8
 """Slots of results in HBM: enough that none waits for another."""
@@ -67,7 +68,7 @@ def _in_registers(group: Group) -> bool:
 
 
 def _pipelined(chip: Chip, work: Reading) -> tuple["_Rows", int]:
-    """(the program's maker, how often all has to go by): with as many stages as leave room for tiles
+    """(the maker of the program, how often all has to go by): as many stages as leave room for tiles
     that transfers like."""
     most, passes = _most_elements(work, chip)
     rows = _Rows(chip, work, layout(work.elements, work.lengths, most))
@@ -126,13 +127,12 @@ class _Rows:
         for g in range(filled):
             nodes += self._round([(as_index(g - s), s, *size) for s in range(g + 1)])
         if full >= stages:
-            steady = [(s, *size) for s in range(stages)]
-            nodes.append(
-                loop(
-                    full - stages + 1,
-                    lambda g: self._round([(g + (stages - 1 - s), s, *n) for s, *n in steady]),
-                )
-            )
+            last = stages - 1
+
+            def steady(g: Index) -> list[Node]:
+                return self._round([(g + (last - s), s, *size) for s in range(stages)])
+
+            nodes.append(loop(full - last, steady))
         for g in range(full, full + stages - 1):
             left = [s for s in range(g - full + 1, stages) if 0 <= g - s < full]
             nodes += self._round([(as_index(g - s), s, *size) for s in left])
@@ -259,11 +259,9 @@ class _Rows:
         for share in self.work.shares:
             # A part of what is repeated: all tiles together load it once.
             width = max(1, int(self.layout.width * share.part))
-            near = self.tiles[share.number]
-            flat = Tile(
-                f"part of {share.number}", "hbm", (PARTITIONS, width), near.dtype, given=True
-            )
-            target = self._spread(near.dtype, width)
+            dtype = self.tiles[share.number].dtype
+            flat = Tile(f"part of {share.number}", "hbm", (PARTITIONS, width), dtype, given=True)
+            target = self._spread(dtype, width)
             yield dma_copy(target[i][0:partitions], flat[0:partitions], engine=_LOADS[0])
 
     def _moved(
@@ -480,14 +478,8 @@ class _Rows:
         ones = Tile(f"one line of {kind}", "sbuf", (1, PARTITIONS), kind, given=True)
         psum = Tile("line everywhere", "psum", (PARTITIONS, _BANK), "float32", 2)
         part = min(columns, _BANK)
-        into = tuple(
-            [
-                slice(None),
-                *([slice(0, 1)] * (len(tile.shape) - 2)),
-                slice(0, min(part, tile.shape[-1])),
-            ]
-        )
-        dst = tile[into]
+        first = [slice(0, 1)] * (len(tile.shape) - 2)
+        dst = tile[(slice(None), *first, slice(0, min(part, tile.shape[-1])))]
 
         def piece(i: Index) -> list[Node]:
             return [

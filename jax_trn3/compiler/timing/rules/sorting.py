@@ -92,8 +92,15 @@ def _exchanged(ins: list[Access], often: int) -> Iterable[Node]:
         block = Tile(f"block {name}", "sbuf", (rows, width), kind, given=True)
         psum = Tile(f"turned {name}", "psum", (width, rows), kind)
         back = Tile(f"back {name}", "sbuf", (width, rows), kind)
-        exchange = [nc_transpose(psum, block, engine="tensor"), activation(back, psum, op="copy")]
-        yield loop(often * -(-data.free_size // width), lambda _, body=exchange: body)
+        exchange: list[Node] = [
+            nc_transpose(psum, block, engine="tensor"),
+            activation(back, psum, op="copy"),
+        ]
+        yield from _repeated(exchange, often * -(-data.free_size // width))
+
+
+def _repeated(body: list[Node], times: int) -> Iterable[Node]:
+    return [loop(times, lambda _: body)]
 
 
 @rule("top_k")

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from jax_trn3.hardware import Chip, NeuronCore
 from jax_trn3.isa import Access, Instruction
@@ -80,7 +81,10 @@ def counted(work: Work, kept: Iterable[int]) -> dict[int, int]:
 
 def joined(work: Work, kept: Iterable[int], core: NeuronCore, row: int) -> list[Step]:
     """Steps, two in one instruction where the ISA can: a product or sum with a number before a
-    function of ScalarE's or before another operation; the sums of a row on the way. `row`: the length of rows of which each fills a partition, or 0."""
+    function of ScalarE's or before another operation; the sums of a row on the way.
+
+    - `row`: the length of rows of which each fills a partition, or 0.
+    """
     uses = counted(work, kept)
     made: dict[int, Step] = {}
     result: list[Step] = []
@@ -258,9 +262,9 @@ def _ordered(
     reads = list(step.reads)
     if step.second:
         return int(reads[0]), reads[1:]
-    if len(reads) == 2 and (isinstance(reads[0], float) or row(reads[0]) is not None):
-        if row(reads[1]) is None:
-            reads.reverse()
+    small = [isinstance(read, float) or row(read) is not None for read in reads]
+    if small == [True, False]:
+        reads.reverse()
     return int(reads[0]), reads[1:]
 
 
@@ -292,12 +296,14 @@ def _functions(
 ) -> list[Instruction]:
     data = _access(data)
     bias = row(step.bias) if step.bias is not None else None
-    reduced = {"reduce_op": "add", "reduce_cmd": "reset_reduce"} if sums is not None else {}
+    reduced: dict[str, Any] = {}
+    if sums is not None:
+        reduced = {"reduce_op": "add", "reduce_cmd": "reset_reduce"}
     scale = row(step.scale) if step.scale is not None else None
     found = [activation(dst, data, bias, scale, sums, op=step.op, **reduced)]
     plain = scale is None and not isinstance(bias, float) and dst.dtype != "float8_e4m3fn"
     if step.op == "exp" and core.generation >= 4 and plain and data.dtype != "float8_e4m3fn":
-        command = {"reduce_cmd": "reset_reduce"} if sums is not None else {}
+        command: dict[str, Any] = {"reduce_cmd": "reset_reduce"} if sums is not None else {}
         found.append(exponential(dst, data, bias, sums, **command))
     return found  # fmt: skip
 
