@@ -22,24 +22,24 @@ def convolution(
 ):  # fmt: skip
     """A group of one convolution, its result's shape by JAX."""
     numbers = lax.conv_dimension_numbers(lhs, rhs, layout)
-    arguments = dict(
-        window_strides=strides, padding=padding, lhs_dilation=spread, dimension_numbers=numbers,
-        feature_group_count=groups, batch_group_count=batches,
-    )  # fmt: skip
+    arguments = {
+        "window_strides": strides, "padding": padding, "lhs_dilation": spread,
+        "dimension_numbers": numbers, "feature_group_count": groups, "batch_group_count": batches,
+    }  # fmt: skip
     shapes = [jax.ShapeDtypeStruct(x, jnp.float32) for x in (lhs, rhs)]
     out = jax.eval_shape(lambda x, w: lax.conv_general_dilated(x, w, **arguments), *shapes).shape
     if kind.startswith("trn3."):
         attributes = {name: str(value) for name, value in arguments.items()}
         attributes |= {"feature_group_count": groups, "batch_group_count": batches}
     else:
-        l, r, o = numbers
+        x, w, y = numbers
         attributes = arguments | {
             "dimension_numbers": {
-                "input_batch_dimension": l[0], "input_feature_dimension": l[1],
-                "input_spatial_dimensions": l[2:], "kernel_output_feature_dimension": r[0],
-                "kernel_input_feature_dimension": r[1], "kernel_spatial_dimensions": r[2:],
-                "output_batch_dimension": o[0], "output_feature_dimension": o[1],
-                "output_spatial_dimensions": o[2:],
+                "input_batch_dimension": x[0], "input_feature_dimension": x[1],
+                "input_spatial_dimensions": x[2:], "kernel_output_feature_dimension": w[0],
+                "kernel_input_feature_dimension": w[1], "kernel_spatial_dimensions": w[2:],
+                "output_batch_dimension": y[0], "output_feature_dimension": y[1],
+                "output_spatial_dimensions": y[2:],
             }
         }  # fmt: skip
     tensors = [Tensor(i, x, dtype) for i, x in enumerate((lhs, rhs, out))]

@@ -1,5 +1,6 @@
 """The instructions of a blocked matrix product."""
 
+import functools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
@@ -236,7 +237,10 @@ class _Writer:
         def one(_: Index) -> Iterable[Node]:
             for size, often in outer:
                 if often > 1:
-                    yield loop(often, lambda i, s=size: self._pass(i, s, inner, kept, streamed))
+                    one_of = functools.partial(
+                        self._pass, size=size, inner=inner, kept=kept, streamed=streamed
+                    )
+                    yield loop(often, one_of)
                 else:
                     yield from self._pass(as_index(0), size, inner, kept, streamed)
 
@@ -255,12 +259,14 @@ class _Writer:
             base = i * stride + done
             if often > 1:
                 yield loop(
-                    often,
-                    lambda j, w=width, b=base: self._block(i, b + j, {**sizes, streamed: w}),
+                    often, functools.partial(self._later, i, base, {**sizes, streamed: width})
                 )
             else:
                 yield from self._block(i, base, {**sizes, streamed: width})
             done += often
+
+    def _later(self, i: Index, base: Index, sizes: dict[str, int], j: Index) -> Iterator[Node]:
+        return self._block(i, base + j, sizes)
 
     def _block(
         self, outer: Index, number: Index, sizes: dict[str, int], first: bool = False
