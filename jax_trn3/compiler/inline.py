@@ -11,6 +11,8 @@ from typing import Any
 
 from jaxlib.mlir import ir
 
+_Located = Callable[[Any, Any], Any]
+
 
 def functions(module: Any) -> dict[str, Any]:
     """name: operation of the functions of a module."""
@@ -30,12 +32,10 @@ def blocks_of(op: Any) -> Iterator[Any]:
                 yield from blocks_of(inner.operation)
 
 
-def inline_calls(
-    module: Any, located: Callable[[Any, Any], Any] = lambda inlined, call: inlined
-) -> None:
+def inline_calls(module: Any, located: _Located | None = None) -> None:
     """Inlines into `main` what it calls, and what that calls.
 
-    located: the location of an inlined operation, of the one it had and the call's.
+    located: gives an inlined operation its location, from the one it had and the call's.
     """
     known = functions(module)
     pending = _calls(known["main"])
@@ -48,7 +48,7 @@ def _calls(op: Any) -> list[Any]:
     return [inner for inner in inside if inner.name == "func.call"]
 
 
-def _inline(call: Any, known: dict[str, Any], located: Callable[[Any, Any], Any]) -> list[Any]:
+def _inline(call: Any, known: dict[str, Any], located: _Located | None) -> list[Any]:
     """Replaces a call by the operations of the callee. The calls among them."""
     name = ir.FlatSymbolRefAttr(call.attributes["callee"]).value
     # With attributes of its own (compute_on's, say) a call is more than what it calls.
@@ -60,7 +60,8 @@ def _inline(call: Any, known: dict[str, Any], located: Callable[[Any, Any], Any]
     *operations, end = [op.operation for op in body.operations]
     for op in operations:
         copy = clone(op, values, ir.InsertionPoint(call))
-        _relocate(copy, call.location, located)
+        if located:
+            _relocate(copy, call.location, located)
         calls += [copy] if copy.name == "func.call" else _calls(copy)
     for old, result in zip(call.results, end.operands):
         old.replace_all_uses_with(values[result])
@@ -68,7 +69,7 @@ def _inline(call: Any, known: dict[str, Any], located: Callable[[Any, Any], Any]
     return calls
 
 
-def _relocate(op: Any, call: Any, located: Callable[[Any, Any], Any]) -> None:
+def _relocate(op: Any, call: Any, located: _Located) -> None:
     op.location = located(op.location, call)
     for block in blocks_of(op):
         for inner in block.operations:
