@@ -49,7 +49,8 @@ CONTROL_FLOW = {
 
 COLLECTIVES = {
     "stablehlo.all_gather", "stablehlo.all_reduce", "stablehlo.all_to_all",
-    "stablehlo.collective_broadcast", "stablehlo.collective_permute", "stablehlo.reduce_scatter",
+    "stablehlo.collective_broadcast", "stablehlo.collective_permute", "stablehlo.collective_reduce",
+    "stablehlo.reduce_scatter",
     "stablehlo.cross-replica-sum", "stablehlo.send", "stablehlo.recv",
 }  # fmt: skip
 

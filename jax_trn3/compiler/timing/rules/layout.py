@@ -56,6 +56,8 @@ class Layout:
     def parts(self) -> tuple[int, list[tuple[int, int]]]:
         """(full tiles, (partitions, rows in each) of the rest)."""
         rows = self.rows * self.split
+        if rows % self.per == 0 and rows // self.per <= PARTITIONS:
+            return 0, [(rows // self.per, self.per)]
         full, rest = divmod(rows, PARTITIONS * self.per)
         edges = []
         if rest >= PARTITIONS:
@@ -88,6 +90,10 @@ def layout(elements: int, lengths: set[int], most: int) -> Layout:
     each = max(1, math.ceil(rows * split * length / PARTITIONS))
     wanted = min(max(each // _TILES, min(each, _LEAST)), _MOST, most)
     per = max(1, wanted // length) if split == 1 and not row_alone(lengths) else 1
+    if split == 1 and not row_alone(lengths) and rows <= PARTITIONS * per:
+        # One tile, of fewer partitions if it then is one and not two.
+        per = next((n for n in range(-(-rows // PARTITIONS), per + 1) if rows % n == 0), per)
+        return Layout(rows, chain, per, split)
     return Layout(rows, chain, _even(rows * split, per), split)
 
 

@@ -68,8 +68,8 @@ def _in_registers(group: Group) -> bool:
 
 
 def _pipelined(chip: Chip, work: Reading) -> tuple["_Rows", int]:
-    """(the maker of the program, how often all has to go by): as many stages as leave room for tiles
-    that transfers like."""
+    """(the maker of the program, how often all has to go by): as many stages as leave room for
+    tiles that transfers like."""
     most, passes = _most_elements(work, chip)
     rows = _Rows(chip, work, layout(work.elements, work.lengths, most))
     engines, longest = rows.engine_of_steps(), max(work.lengths)
