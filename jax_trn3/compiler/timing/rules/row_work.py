@@ -88,7 +88,7 @@ def _read(
 ) -> None:
     kind = operation.kind
     result = operation.results[0]
-    if kind.endswith("iota") and 1 < result.size < read.elements:
+    if kind.endswith("iota") and 1 < result.size < read.elements and _is_a_row_each(result, later):
         # A number a row: made for each tile.
         every = max(1, read.elements // result.size)
         read.lengths.add(every)
@@ -120,6 +120,16 @@ def _read(
         _mapped(read, operation, operands, names)
     else:
         _compute(read, operation, operands, names, outputs, later)
+
+
+def _is_a_row_each(value: Tensor, readers: tuple[Operation, ...]) -> bool:
+    """Whether a value's elements stand for a row each, not for a column."""
+    for operation in readers:
+        repeats = operation.attributes.get("repeats") or [1] * len(operation.operands)
+        for tensor, repeat in zip(operation.operands, repeats):
+            if tensor.id == value.id:
+                return int(repeat) >= 1
+    return False
 
 
 def _value(read: Reading, tensor: Tensor, every: int, source: str) -> int:
