@@ -128,7 +128,7 @@ def _is_a_row_each(value: Tensor, readers: tuple[Operation, ...]) -> bool:
         repeats = operation.attributes.get("repeats") or [1] * len(operation.operands)
         for tensor, repeat in zip(operation.operands, repeats):
             if tensor.id == value.id:
-                return int(repeat) >= 1
+                return int(repeat) >= 1 or operation.results[0].size == value.size
     return False
 
 
