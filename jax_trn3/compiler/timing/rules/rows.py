@@ -426,7 +426,7 @@ class _Rows:
             ]  # fmt: skip
 
         count = -(-data.free_size // width)
-        yield from one(as_index(0)) * count if count <= 4 else [loop(count, one)]
+        yield from one(as_index(0)) * count if count <= 8 else [loop(count, one)]
 
     def _columns(self, data: Access, width: int) -> Access:
         """Elements of a partition that stand one after the other."""
