@@ -96,8 +96,15 @@ def _after(group: Group, dot: Operation, core: NeuronCore) -> tuple[list[Step], 
     before = _ancestors(dot, group)
     steps: list[Step] = []
     flops = 0
+    sigmoids = _sigmoids(group)
     for op in group.operations:
         if op is dot or id(op) in before or op.kind in FREE or not op.results:
+            continue
+        if id(op) in sigmoids:
+            flops += op.results[0].size
+            if sigmoids[id(op)]:
+                dtype = held_as(op.results[0].dtype, core)
+                steps.append(Step("scalar", "sigmoid", dtype))
             continue
         result = op.results[0]
         kept = result.id in outputs and result.id in used
@@ -110,6 +117,26 @@ def _after(group: Group, dot: Operation, core: NeuronCore) -> tuple[list[Step], 
         flops += result.size * (op.kind not in CONVERTS)
         steps += _steps(op, own, dot, dtype, kept, core)
     return steps, flops
+
+
+_SIGMOID = ("stablehlo.negate", "stablehlo.exponential", "stablehlo.add", "stablehlo.divide")
+
+
+def _sigmoids(group: Group) -> dict[int, bool]:
+    """Operations that spell 1 / (1 + exp(-x)) out, which is one of ScalarE's functions; True for
+    the last of them."""
+    used = {x.id: op for op in group.operations for x in op.operands}
+    outputs = {x.id for x in group.outputs}
+    found: dict[int, bool] = {}
+    for op in group.operations:
+        chain = [op]
+        while len(chain) < len(_SIGMOID) and chain[-1].results[0].id in used:
+            if chain[-1].results[0].id in outputs:
+                break
+            chain.append(used[chain[-1].results[0].id])
+        if tuple(link.kind for link in chain) == _SIGMOID:
+            found |= {id(link): link is chain[-1] for link in chain}
+    return found
 
 
 def _ancestors(dot: Operation, group: Group) -> set[int]:
@@ -145,6 +172,9 @@ def _steps(
             )
             for number, (x, repeat) in enumerate(outside)
         ]  # fmt: skip
+    inside = [x for x in op.operands if x.id in own and x.size == op.results[0].size]
+    if len(inside) > 1:
+        return [Step("vector", operation, dtype, "", "own", passes, kept)]
     if op.kind in _FUNCTIONS:
         return [Step("scalar", _FUNCTIONS[op.kind], dtype, passes=passes, kept=kept)]
     if op.kind in CONVERTS:

@@ -20,6 +20,7 @@ from ..graph import Operation
 from ..group import Group, Plan
 from . import rule
 from .dimensions import Layout, dimension_numbers, layout
+from .epilogue import staged_bytes
 from .fused import around
 from .product import Blocking, Precision, Product, Side
 from .product_program import multiply
@@ -176,7 +177,10 @@ def planned(
         for i in range(2)
     ]
     k = ceil_div(left.contracted * how.terms, max(how.thin))
-    product = Product(left.batch, k, sides[0], sides[1], precision, fused.epilogue.result)
+    staged = functools.partial(staged_bytes, fused.epilogue)
+    product = Product(
+        left.batch, k, sides[0], sides[1], precision, fused.epilogue.result, staged=staged
+    )
     name = f"{dot.kind.partition('.')[2]} {left.batch}x{left.free}x{left.contracted}x{right.free}"
     program, repeat, blocks = multiply(name, product, chip, fused.epilogue)
     said = [f"{name}: {line}" for line in (*_said(sides, blocks), *fused.assumptions)]

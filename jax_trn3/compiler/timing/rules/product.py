@@ -7,7 +7,7 @@ tiles of K are multiplied the first of the results are copied out.
 """
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from jax_trn3.hardware import Chip
@@ -22,12 +22,12 @@ that a pass over K ends where it began."""
 _CHUNK_BYTES = 8 * 1024
 """Bytes of a partition that one transfer of the streaming operand brings, at most."""
 
+_TURNING_NS = 1_500
+"""Time that a result's way through the tensor engine and PSUM takes on its own, ns."""
+
 _KEPT_BYTES = 64 * 1024
 """Bytes of a partition up to which the operand that stays is there several times: loaded for the
 next results while these are under way."""
-
-_STAGED_BYTES = 64 * 1024
-"""Bytes of a partition kept free for results on their way out."""
 
 
 @dataclass(frozen=True)
@@ -112,6 +112,9 @@ class Product:
 
     turned: bool = False
     """Whether the operands are exchanged: the result comes out transposed."""
+
+    staged: Callable[[int, int], int] = lambda rows, columns: 64 * 1024
+    """Bytes of a partition that a block of results takes on its way out, by row tiles and columns."""
 
     def exchanged(self) -> "Product":
         """The same product with the other operand stationary."""
@@ -201,7 +204,8 @@ class Blocking:
 
     def fits(self, chip: Chip) -> bool:
         """Whether SBUF holds it."""
-        room = chip.core.sbuf_usable_partition_bytes - _STAGED_BYTES
+        wide = self.columns * self.width
+        room = chip.core.sbuf_usable_partition_bytes - self.product.staged(self.rows, wide)
         used = sum(
             self.slots(name) * max(32, self.tile_bytes(name)) + self.worked_bytes(name)
             for name in ("lhs", "rhs")
@@ -270,6 +274,8 @@ def _seconds(blocks: Blocking, chip: Chip) -> float:
         else ceil_div(side.size, block[name]) * blocks.chunks
         for name, side in (("lhs", product.lhs), ("rhs", product.rhs))
     )
+    # Results that are transposed wait for one engine after another.
+    start += product.turned * _TURNING_NS * 1e-9 / product.batch
     # Between one block and the next engines wait for each other if few results are under way.
     few = tiles_m * tiles_n * 3e-7 / (blocks.rows * blocks.columns)
     times = (tensor, moved, out, most * issue)

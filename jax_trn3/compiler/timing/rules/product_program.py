@@ -190,7 +190,7 @@ class _Writer:
         self.blocks, self.product, self.chip = blocks, product, chip
         # Fewer in rotation repeat sooner; where results come slowly, they are enough.
         deep = 2 * blocks.rows if blocks.tiles >= 8 else 16
-        self.epilogue = replace(epilogue, deep=max(4, deep))
+        self.epilogue = replace(epilogue, deep=max(4, deep), rows=blocks.rows)
         wide = {"lhs": blocks.rows * ROWS, "rhs": blocks.columns * blocks.width}
         self.operands = {
             name: _Operand(
@@ -326,8 +326,7 @@ class _Writer:
         ]
         place = number * blocks.rows
         if self.product.turned and min(self.product.lhs.size, self.product.rhs.size) > 1:
-            for row, (part,) in enumerate(sums):
-                yield from self.epilogue.turned(part, place + row, row)
+            yield from self.epilogue.turned([part for (part,) in sums], place)
             return
         whole = blocks.product.rhs.size == sum(columns)
         yield from self.epilogue.stored(sums, place, blocks.columns * blocks.width, whole)
