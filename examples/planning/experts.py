@@ -81,8 +81,9 @@ def _sent(tokens: jax.Array, slot: jax.Array, size: int) -> jax.Array:
 
 def _back(done: jax.Array, slot: jax.Array, weights: jax.Array) -> jax.Array:
     """[tokens, width]: what the experts made of each token, weighed."""
-    found = done.at[slot].get(mode="fill", fill_value=0)
-    return jnp.sum(found * weights[..., None], axis=1)
+    found = done.at[slot.T].get(mode="fill", fill_value=0)
+    choices = jnp.split(found * weights.T[..., None], slot.shape[1])
+    return sum(choices[1:], start=choices[0])[0]
 
 
 def _experts(sent: jax.Array, layer: Layer, layout: Layout, count: int) -> jax.Array:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import json
 import math
 import sys
 from pathlib import Path
@@ -14,14 +15,18 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from examples.plan_decode import Point, at, frontier
+import jax_trn3
+from examples import plan_decode, plan_training
+from examples.plan_decode import Point, at, decoded, frontier
 from examples.plan_mesh import Candidate, layouts, ranked, reason
+from examples.plan_training import UNQUANTIZED
 from examples.planning import decoding, forward, models, training
 from examples.planning.experts import places
-from examples.planning.figures import Plan, model_flops
+from examples.planning.figures import Plan, model_flops, plan
 from examples.planning.layout import Layout
 from examples.planning.models import Experts, Latent, Model
 from examples.planning.parameters import active, count, parameters
+from jax_trn3.estimates import estimate
 
 # The models.
 
@@ -217,7 +222,7 @@ TINY_DECODED = Model(
 )  # fmt: skip
 
 
-def decoded(params, cache, position, tokens, model):
+def reference_step(params, cache, position, tokens, model):
     """Keys and values of the last layer, and logits; user by user, expert by expert."""
     params, cache = (jax.tree.map(lambda x: np.asarray(x, np.float64), t) for t in (params, cache))
     results = []
@@ -259,7 +264,7 @@ def test_decoding_is_that_of_the_model(layout, monkeypatch):
     tokens, position = np.array([5, 17, 99, 3], np.int32), np.int32(9)
     step = functools.partial(decoding._step, model=TINY_DECODED, layout=layout)
     after, following = on_devices(step, layout)(params, cache, position, tokens)
-    rows, logits = decoded(params, cache, 9, tokens, TINY_DECODED)
+    rows, logits = reference_step(params, cache, 9, tokens, TINY_DECODED)
     new = np.asarray(after["all"])[-1, :, :, 9].swapaxes(0, 1)
     np.testing.assert_allclose(new, rows, atol=0.02 * np.abs(rows).max())
     assert following.tolist() == logits.argmax(-1).tolist()
@@ -332,3 +337,52 @@ def test_losers_lose_for_a_reason():
     starts = ["fastest", "collectives: +2.4 s", "small products", "what is not", "does not fit"]
     for text, start in zip(reasons, starts, strict=True):
         assert text.startswith(start)
+
+
+# What estimates say of them.
+
+SMALL = dataclasses.replace(TINY, width=512, heads=8, kv_heads=4, head_dim=64, ff_width=1024,
+                            vocabulary=1024, dtype="bfloat16")  # fmt: skip
+
+
+@functools.cache
+def small_plan(precision="bfloat16", topology="trn3-chip", layers=2, microbatches=2):
+    model = dataclasses.replace(SMALL, layers=layers)
+    layout = Layout(fsdp=2, tensor=4, microbatches=microbatches)
+    step, shapes = training.training_step(model, layout, batch_size=8, sequence=1024)
+    name = {"bfloat16": "default"}.get(precision, precision)
+    with jax_trn3.matmul_precision(name, except_scopes=UNQUANTIZED):
+        found = estimate(step, *shapes, topology=topology)
+    return plan(found, model, precision, str(layout), 8 * 1024, 1024)
+
+
+def test_plan_of_a_small_step():
+    found = small_plan()
+    assert 0 < found.mfu < found.hfu < 1
+    assert found.mfu == pytest.approx(found.mfu_bf16)
+    assert found.fits
+    assert found.peak_hbm_gib > 16 * count(SMALL) / 8 / 2**30  # float32: parameters to gradients
+    assert 0 <= found.exposed_collectives < 1
+    assert found.tokens_per_s == pytest.approx(8 * 1024 / found.time_s)
+    text = plan_training.row(found)
+    assert len(text) == len(plan_training.HEADER)
+    assert json.loads(json.dumps(dataclasses.asdict(found)))["devices"] == 8
+
+
+def test_more_layers_and_older_chips_take_longer():
+    assert small_plan(layers=4).time_s > small_plan().time_s
+    assert small_plan(topology="trn2-chip").time_s > small_plan().time_s
+
+
+def test_decoding_more_users_takes_longer_and_is_more_efficient():
+    few, many = (decoded(("trn3-gen2", "mxfp4", 1, users, 1024)) for users in (8, 64))
+    assert few.step_s < many.step_s
+    assert few.tokens_per_s_mw < many.tokens_per_s_mw
+    assert few.fits
+    assert few.tokens_per_s_user == pytest.approx(1 / few.step_s)
+
+
+def test_plot_is_written(tmp_path):
+    line = [point(100, 10), point(50, 30)]
+    plan_decode.plot({("trn3-gen2", "mxfp4"): line}, tmp_path / "decode.png")
+    assert (tmp_path / "decode.png").stat().st_size > 10_000
