@@ -22,8 +22,7 @@ from jax_trn3.simulator import Node, loop, program
 
 from ..group import Group, Plan
 from . import rule
-from .attention import computed_in, lacks
-from .attention_shape import Shape, of_operation
+from .attention_shape import Shape, computed_in, lacks, of_operation
 from .tiles import ROWS, ceil_div, fits, held_as
 
 _STORES = "dma:vector"

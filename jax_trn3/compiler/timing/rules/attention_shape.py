@@ -3,9 +3,11 @@
 import ast
 from dataclasses import dataclass
 
+from jax_trn3.hardware import Chip
+
 from ..graph import Operation
 from .dimensions import dimension_numbers
-from .tiles import COLUMNS, ROWS, ceil_div, size
+from .tiles import COLUMNS, ROWS, ceil_div, held_as, size
 
 LONGEST = 10 * 1024
 """Keys that are treated at once, at most: nki-library's attention_cte does as many."""
@@ -191,3 +193,20 @@ def recognized(operation: Operation) -> Shape:
 def _contracted(dot: Operation) -> int:
     shape = dot.operands[0].shape
     return size([shape[d] for d in dimension_numbers(dot).contracting[0]])
+
+
+def lacks(shape: Shape, chip: Chip) -> str:
+    """What the hardware lacks for an attention of this type."""
+    if shape.dtype == "f64":
+        return "float64: attention in float32"
+    if shape.mx and chip.core.generation < 4:
+        return "MX products before NeuronCore-v4: values put on their grid by VectorE"
+    return ""
+
+
+def computed_in(shape: Shape, chip: Chip) -> str:
+    """Element type of the products."""
+    if shape.dtype in ("f32", "f64"):
+        return "float32" if not shape.mx else "bfloat16"
+    held = held_as(shape.dtype, chip.core)
+    return held if held in ("bfloat16", "float16") else "bfloat16"

@@ -114,7 +114,7 @@ class Product:
     """Whether the operands are exchanged: the result comes out transposed."""
 
     staged: Callable[[int, int], int] = lambda rows, columns: 64 * 1024
-    """Bytes of a partition that a block of results takes on its way out, by row tiles and columns."""
+    """Bytes of a partition for a block of results on its way out, by row tiles and columns."""
 
     def exchanged(self) -> "Product":
         """The same product with the other operand stationary."""
