@@ -47,6 +47,10 @@ class Draft:
     late: set[int] = field(default_factory=set)
     """Values that are known only when all rows have gone by."""
 
+    whole: set[int] = field(default_factory=set)
+    """Elements of what is reduced to one number. Where that is all that a group has, it is one row;
+    another such reduction, of something smaller, would only be known at the end."""
+
     into: "Draft | None" = None
     """The group that took it in."""
 
@@ -69,6 +73,7 @@ class Draft:
         self.sizes |= {elements, *(t.size for t in operation.results)} - {1}
         if operation.kind == "stablehlo.reduce":
             self.sizes = _with_reduction(self.sizes, operation)
+            self.whole |= _whole(operation)
 
     def take(self, other: "Draft") -> None:
         """Takes in another group."""
@@ -78,6 +83,7 @@ class Draft:
         self.ceiling = min(self.ceiling, other.ceiling)
         self.sizes |= other.sizes
         self.late |= other.late
+        self.whole |= other.whole
         other.into = self
 
 
@@ -142,6 +148,13 @@ def absorbs(draft: Draft, view: View, elements: int, operation: Operation) -> bo
     return True
 
 
+def _whole(operation: Operation) -> set[int]:
+    """Elements that a reduction makes one number of; none of any other operation."""
+    if operation.kind != "stablehlo.reduce" or operation.results[0].size > 1:
+        return set()
+    return {operation.operands[0].size} - {1}
+
+
 def _chain(sizes: set[int]) -> bool:
     """Whether each size divides the next."""
     ordered = sorted(sizes)
@@ -162,6 +175,10 @@ def _fit(chosen: list[Draft], draft: Draft, elements: int, operation: Operation)
         return all(is_epilogue(op, size) for op in (*others, operation)) and not any(
             d.late for d in together
         )
+    longest = max([elements, *(d.elements for d in together)])
+    whole = _whole(operation).union(*(d.whole for d in together))
+    if longest in whole and len(whole) > 1:
+        return False
     sizes = {elements, *(n for d in together for n in d.sizes)}
     sizes |= {t.size for t in operation.results} - {1}
     if operation.kind == "stablehlo.reduce":
