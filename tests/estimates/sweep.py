@@ -20,22 +20,113 @@ COMPLEX = Shape((16, 16), jnp.complex64)
 IMAGE = Shape((2, 16, 16, 8), F32)
 KEY = Shape((2,), jnp.uint32)
 
-UNARY = (
-    "abs arccos arccosh arcsin arcsinh arctan arctanh cbrt ceil cos cosh deg2rad degrees exp exp2 "
-    "expm1 fabs floor i0 isfinite isinf isnan isneginf isposinf log log10 log1p log2 negative "
-    "positive rad2deg reciprocal rint round sign signbit sin sinc sinh sqrt square tan tanh trunc "
-    "nan_to_num"
-).split()
-BINARY = (
-    "add arctan2 copysign divide equal float_power floor_divide fmax fmin fmod greater "
-    "greater_equal heaviside hypot less less_equal logaddexp logaddexp2 maximum minimum mod "
-    "multiply nextafter not_equal power remainder subtract true_divide"
-).split()
-INTEGER = "bitwise_and bitwise_or bitwise_xor gcd lcm left_shift right_shift".split()
-REDUCTIONS = (
-    "all any argmax argmin average count_nonzero cumprod cumsum max mean median min nanmax "
-    "nanmean nanmin nanprod nanstd nansum nanvar prod ptp std sum var argsort sort ravel"
-).split()
+UNARY = [
+    "abs",
+    "arccos",
+    "arccosh",
+    "arcsin",
+    "arcsinh",
+    "arctan",
+    "arctanh",
+    "cbrt",
+    "ceil",
+    "cos",
+    "cosh",
+    "deg2rad",
+    "degrees",
+    "exp",
+    "exp2",
+    "expm1",
+    "fabs",
+    "floor",
+    "i0",
+    "isfinite",
+    "isinf",
+    "isnan",
+    "isneginf",
+    "isposinf",
+    "log",
+    "log10",
+    "log1p",
+    "log2",
+    "negative",
+    "positive",
+    "rad2deg",
+    "reciprocal",
+    "rint",
+    "round",
+    "sign",
+    "signbit",
+    "sin",
+    "sinc",
+    "sinh",
+    "sqrt",
+    "square",
+    "tan",
+    "tanh",
+    "trunc",
+    "nan_to_num",
+]
+BINARY = [
+    "add",
+    "arctan2",
+    "copysign",
+    "divide",
+    "equal",
+    "float_power",
+    "floor_divide",
+    "fmax",
+    "fmin",
+    "fmod",
+    "greater",
+    "greater_equal",
+    "heaviside",
+    "hypot",
+    "less",
+    "less_equal",
+    "logaddexp",
+    "logaddexp2",
+    "maximum",
+    "minimum",
+    "mod",
+    "multiply",
+    "nextafter",
+    "not_equal",
+    "power",
+    "remainder",
+    "subtract",
+    "true_divide",
+]
+INTEGER = ["bitwise_and", "bitwise_or", "bitwise_xor", "gcd", "lcm", "left_shift", "right_shift"]
+REDUCTIONS = [
+    "all",
+    "any",
+    "argmax",
+    "argmin",
+    "average",
+    "count_nonzero",
+    "cumprod",
+    "cumsum",
+    "max",
+    "mean",
+    "median",
+    "min",
+    "nanmax",
+    "nanmean",
+    "nanmin",
+    "nanprod",
+    "nanstd",
+    "nansum",
+    "nanvar",
+    "prod",
+    "ptp",
+    "std",
+    "sum",
+    "var",
+    "argsort",
+    "sort",
+    "ravel",
+]
 MOVEMENT: dict[str, Call] = {
     "transpose": (jnp.transpose, (X,)),
     "swapaxes": (lambda x: jnp.swapaxes(x, 0, 2), (Shape((8, 16, 24), F32),)),
@@ -108,11 +199,34 @@ PRODUCTS: dict[str, Call] = {
         lax.ragged_dot, (Shape((64, 48), F32), Shape((4, 48, 16), F32), Shape((4,), I32))
     ),
 }  # fmt: skip
-NN = (
-    "celu elu gelu glu hard_sigmoid hard_silu hard_swish hard_tanh leaky_relu log_sigmoid "
-    "log_softmax logsumexp mish relu relu6 selu sigmoid silu soft_sign softmax softplus "
-    "sparse_plus squareplus standardize swish tanh"
-).split()
+NN = [
+    "celu",
+    "elu",
+    "gelu",
+    "glu",
+    "hard_sigmoid",
+    "hard_silu",
+    "hard_swish",
+    "hard_tanh",
+    "leaky_relu",
+    "log_sigmoid",
+    "log_softmax",
+    "logsumexp",
+    "mish",
+    "relu",
+    "relu6",
+    "selu",
+    "sigmoid",
+    "silu",
+    "soft_sign",
+    "softmax",
+    "softplus",
+    "sparse_plus",
+    "squareplus",
+    "standardize",
+    "swish",
+    "tanh",
+]
 LINALG: dict[str, Call] = {
     "cholesky": (jnp.linalg.cholesky, (SQUARE,)),
     "det": (jnp.linalg.det, (SQUARE,)),

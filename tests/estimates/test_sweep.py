@@ -12,7 +12,18 @@ CALLS = {name: (function, shapes) for name, function, shapes in calls()}
 FREE = {"jnp.positive", "bitcast"}
 
 # What the hardware has no instruction for, and says so.
-LACKS = ("complex", "fft", "rfft2", "irfft", "cholesky", "eigh", "qr", "svd", "pure_callback", "eig")
+LACKS = (
+    "complex",
+    "fft",
+    "rfft2",
+    "irfft",
+    "cholesky",
+    "eigh",
+    "qr",
+    "svd",
+    "pure_callback",
+    "eig",
+)
 
 
 def estimated(function, shapes) -> jax_trn3.Estimate:

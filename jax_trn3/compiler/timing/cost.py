@@ -80,6 +80,10 @@ class Timed:
     """Of one run of the plan's program; the group takes `plan.repeat` of them."""
 
 
+class ImpossiblePlan(Exception):
+    """A rule made a program of a group that the machine cannot run: a defect of the rule."""
+
+
 def time_group(group: Group, topology: Topology) -> Timed:
     """Plans a group for a device of a topology and simulates it; remembered by what it does.
 
@@ -108,8 +112,9 @@ def _timed(signed: _Signed, topology: Topology) -> Timed:
     except (IllegalInstruction, IllegalProgram) as error:
         # Not the user's doing: the rule wrote a program that the machine cannot run.
         kinds = ", ".join(dict.fromkeys(op.kind for op in group.operations))
-        raise RuntimeError(
-            f"the rule {group.rule!r} made an impossible program of {kinds} at {group.source}: {error}"
+        raise ImpossiblePlan(
+            f"the rule {group.rule!r} made an impossible program of {kinds} at {group.source}: "
+            f"{error}"
         ) from error
     share = plan.repeat
     busy = {

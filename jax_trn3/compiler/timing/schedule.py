@@ -5,12 +5,12 @@ is ready, the first in the program's order goes first. A loop is one place of it
 first iteration, and as many more as it makes at the pace that its iterations settle to.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from jax_trn3.hardware import Topology
 
-from .cost import Cost, Timed, time_group, total
+from .cost import Cost, ImpossiblePlan, Timed, time_group, total
 from .fusion import groups
 from .graph import Body, DeviceProgram, Mesh, Operation, Source, used_by
 from .group import Group
@@ -144,7 +144,7 @@ def _schedule(body: Body, machine: Machine, donated: Collection[int] | None = No
 
 def _items(part: Group | Operation, machine: Machine) -> list[_Item]:
     if isinstance(part, Group):
-        return [_compute(part, machine)]
+        return _computed(part, machine)
     if part.kind == "stablehlo.while":
         return [_loop(part, machine)]
     if part.kind in ("stablehlo.case", "stablehlo.if"):
@@ -176,6 +176,43 @@ def _ends(part: Group | Operation) -> tuple[tuple[int, ...], tuple[int, ...]]:
     if isinstance(part, Group):
         return tuple(t.id for t in part.inputs), tuple(t.id for t in part.outputs)
     return tuple(t.id for t in used_by(part)), tuple(t.id for t in part.results)
+
+
+_ONE_BY_ONE = "{} at {}: no program was found that does them together; each runs by itself"
+_PASSES = "{} at {}: no program was found; counted are its operands and results"
+
+
+def _computed(group: Group, machine: Machine) -> list[_Item]:
+    """A group; where its rule finds no program for all of it, its operations one by one."""
+    try:
+        return [_compute(group, machine)]
+    except ImpossiblePlan:
+        if len(group.operations) == 1 and group.rule == "other":
+            raise
+    items = []
+    several = len(group.operations) > 1
+    for operation in group.operations:
+        rule = group.rule if several else "other"
+        alone = Group(rule, (operation,), operation.operands, operation.results)
+        items += _computed(alone, machine)
+    said = (_ONE_BY_ONE if several else _PASSES).format(_names(group), group.source)
+    return [*map(_assuming(said), items[:1]), *items[1:]]
+
+
+def _names(group: Group) -> str:
+    return ", ".join(dict.fromkeys(op.kind.partition(".")[2] for op in group.operations))
+
+
+def _assuming(said: str) -> Callable[[_Item], _Item]:
+    """Adds an assumption to what is computed."""
+
+    def with_it(item: _Item) -> _Item:
+        assert item.timed is not None
+        plan = item.timed.plan
+        told = replace(plan, assumptions=(*plan.assumptions, said))
+        return replace(item, timed=replace(item.timed, plan=told))
+
+    return with_it
 
 
 def _compute(group: Group, machine: Machine) -> _Item:

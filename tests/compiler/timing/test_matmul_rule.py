@@ -142,7 +142,8 @@ def test_what_is_fused_behind_is_not_free():
     times = [seconds(p, TRAINIUM3) for p in (one, other)]
     assert times[0] <= times[1] < 1.1 * times[0]
     engines = run(other, TRAINIUM3).engines
-    assert engines["core0/scalar"].busy > 0 and engines["core0/vector"].busy > 0
+    assert engines["core0/scalar"].busy > 0
+    assert engines["core0/vector"].busy > 0
 
 
 def test_a_sigmoid_spelt_out_is_one_function():
@@ -163,7 +164,8 @@ def test_a_sigmoid_spelt_out_is_one_function():
     plan = plan_of(fused, TRAINIUM3)
     timeline = run(plan, TRAINIUM3)
     functions = [i.get("op") for i in timeline.instructions if i.name == "activation"]
-    assert "sigmoid" in functions and "exp" not in functions
+    assert "sigmoid" in functions
+    assert "exp" not in functions
     assert seconds(plan, TRAINIUM3) < 1.1 * seconds(plan_of(plain, TRAINIUM3), TRAINIUM3)
     moved = timeline.hbm_read_bytes * plan.repeat
     assert moved >= sum(t.bytes for t in fused.inputs)
@@ -245,7 +247,8 @@ def test_block_scaled_and_sparse_products(chip):
     )  # fmt: skip
     plan = RULES["trn3.sparse_dot_general"](sparse, chip)
     dense = seconds(plan_of(dot((1024, 4096), (4096, 1024)), chip), chip)
-    assert plan.flops == 2 * 1024 * 1024 * 4096 and plan.lacks
+    assert plan.flops == 2 * 1024 * 1024 * 4096
+    assert plan.lacks
     assert seconds(plan, chip) < dense if chip.core.generation >= 3 else seconds(plan, chip) > dense
 
 

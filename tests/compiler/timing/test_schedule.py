@@ -175,3 +175,19 @@ def test_a_loop_of_unknown_length_is_asked_about() -> None:
     with pytest.raises(UnknownTripCount, match=r"loop at model.py:7 .*while_trip_count"):
         run(body(unknown))
     assert run(body(unknown), default_trip_count=12).time_ps == 120
+
+
+def test_a_group_without_a_program_runs_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = module.time_group
+
+    def refuses_several(group, topology):
+        if len(group.operations) > 1:
+            raise module.ImpossiblePlan("too much")
+        return told(group, topology)
+
+    monkeypatch.setattr(module, "time_group", refuses_several)
+    first, second = compute(30, [0], [1]).operations[0], compute(50, [1], [2]).operations[0]
+    both = Group("fake", (first, second), (tensor(0),), (tensor(2),))
+    timed = run(body(both))
+    assert timed.time_ps == 80
+    assert any("each runs by itself" in line for line in timed.assumptions)
