@@ -56,7 +56,13 @@ def collective_in_program(
     )
     dma = topology.chip.core.dma
     burst = dma.count * dma.collective_packet_bytes
-    given: dict[str, Any] = {"kind": kind, "op": op, "priority": priority, "core": core, "origin": origin}
+    given: dict[str, Any] = {
+        "kind": kind,
+        "op": op,
+        "priority": priority,
+        "core": core,
+        "origin": origin,
+    }
 
     def trigger(part_ps: int) -> Instruction:
         return instruction(dst, src, time_ps=part_ps, parts=2, **given)
