@@ -42,9 +42,10 @@ alone.
 
 {training}
 
-Nothing of Llama-3 405B or of DeepSeek-V3 divides by 9: they take 128 of the 144 chips. The
-mixtures have places for 1.25 times an expert's average tokens. The DeepSeek-V3-like model has no
-multi-token prediction, takes the best eight experts of all, and pads values to the width of keys.
+Nothing of Llama-3 405B or of DeepSeek-V3 divides by 9: they take 128 of the 144 chips. Mixtral
+has places for 1.25 times an expert's average tokens, the DeepSeek-V3-like model for as many as it
+has on average. The latter has no multi-token prediction, takes the best eight experts of all, and
+pads values to the width of keys. Attention is computed in bfloat16 throughout.
 
 Beside what is public, on other machines: MaxText trains Llama-3 70B with 507 TFLOP/s on each of
 128 H100s, 51 % of their bfloat16 peak (NVIDIA's DGX Cloud recipe, 25.02); Llama-3 405B ran at 38

@@ -18,11 +18,12 @@ from .parameters import divided
 
 
 def places(model: Model, tokens: int) -> int:
-    """Places of each expert for a group of tokens, a multiple of 8."""
+    """Places of each expert for a group of tokens: whole blocks of 32, or a block of a
+    microscaled gradient would go across groups, and groups across devices not be summed apart."""
     assert model.experts is not None
     experts = model.experts
     share = tokens * experts.per_token / experts.count * experts.capacity_factor
-    return max(8, -(-int(share) // 8) * 8)
+    return max(32, -(-int(share) // 32) * 32)
 
 
 def mixture(x: jax.Array, layer: Layer, model: Model, layout: Layout) -> jax.Array:

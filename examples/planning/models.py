@@ -105,7 +105,8 @@ MIXTRAL_8X22B = Model(
 )
 
 # Without the multi-token prediction module. Values are as wide as keys (192, padded from 128), as
-# attention kernels want them; the router takes the best eight of all, not of the best groups.
+# attention kernels want them; the router takes the best eight of all, not of the best groups, and
+# is taken to be balanced, which the report aims at and finds.
 DEEPSEEK_V3 = Model(
     name="DeepSeek-V3-like",
     source="DeepSeek-V3 Technical Report (arXiv:2412.19437), 4.2; deepseek-ai/DeepSeek-V3",
@@ -116,7 +117,9 @@ DEEPSEEK_V3 = Model(
     head_dim=128,
     ff_width=18432,
     vocabulary=129280,
-    experts=Experts(count=256, per_token=8, width=2048, shared_width=2048, dense_layers=3),
+    experts=Experts(
+        count=256, per_token=8, width=2048, shared_width=2048, dense_layers=3, capacity_factor=1.0
+    ),
     latent=Latent(query_rank=1536, key_value_rank=512, rotary_dim=64),
     moment_dtype="bfloat16",  # the report, 3.3.3
 )
