@@ -10,6 +10,7 @@ elements stand one after the other (a value a row: the length of the row), 0 if 
 otherwise (a value a column).
 """
 
+import functools
 from collections.abc import Collection, Iterable
 from dataclasses import replace
 
@@ -23,7 +24,7 @@ from .draft import (
     raised,
     row_length,
 )
-from .graph import Body, Operation, Tensor, used_by
+from .graph import Body, Operation, Tensor
 from .group import Group
 from .kinds import FREE, is_elementwise, rule_of, stays_whole
 from .order import in_order
@@ -32,6 +33,19 @@ from .views import View, behind, reads_memory_only, uses, views
 
 _NEAR = 64
 """Operations of the program within which two that read the same may run as one."""
+
+
+class _This:
+    """A body, equal to itself alone: to compare what is in it would take longer than to cut it."""
+
+    def __init__(self, body: Body) -> None:
+        self.body = body
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _This) and other.body is self.body
+
+    def __hash__(self) -> int:
+        return id(self.body)
 
 
 def groups(body: Body, donated: Collection[int] | None = None) -> list[Group | Operation]:
@@ -45,13 +59,19 @@ def groups(body: Body, donated: Collection[int] | None = None) -> list[Group | O
     **Returns:** Groups for rules; operations that are not ours as they are: control flow,
     collectives, kernels. What costs nothing is in none of them.
     """
+    return list(_groups(_This(body), None if donated is None else frozenset(donated)))
+
+
+@functools.lru_cache(maxsize=64)  # a program is cut for its time, and again for its memory
+def _groups(this: _This, donated: frozenset[int] | None) -> list[Group | Operation]:
+    body = this.body
     body = _live(folded(_without_nothing(body)))
     overwritable = {t.id for t in body.parameters} if donated is None else set(donated)
     cut = Cut(body, views(body), uses(body), overwritable)
     cut.known = {t.id for t in body.parameters}
     cut.made_by = {t.id: op for op in body.operations for t in op.results}
     for place, operation in enumerate(body.operations):
-        for tensor in used_by(operation) if operation.regions else operation.operands:
+        for tensor in operation.used if operation.regions else operation.operands:
             cut.last_use[behind(tensor, cut.views).tensor.id] = place
     for place, operation in enumerate(body.operations):
         seen_through = operation.results and all(t.id in cut.views for t in operation.results)
@@ -90,7 +110,7 @@ def _live(body: Body) -> Body:
             ("stablehlo.custom_call", "custom_call:", "stablehlo.infeed", "stablehlo.outfeed")
         )
         if acts or any(t.id in needed for t in operation.results):
-            used = used_by(operation) if operation.regions else operation.operands
+            used = operation.used if operation.regions else operation.operands
             needed |= {t.id for t in used}
             live.append(operation)
     return replace(body, operations=tuple(reversed(live)))
@@ -101,7 +121,7 @@ def _live(body: Body) -> Body:
 
 def _place(cut: Cut, place: int, operation: Operation) -> None:
     if reads_memory_only(operation):
-        used = used_by(operation) if operation.regions else operation.operands
+        used = operation.used if operation.regions else operation.operands
         for tensor in used:
             _materialized(cut, tensor, place)
         operands = tuple(_as_read(cut, t) for t in operation.operands)

@@ -1,5 +1,6 @@
 """What one device does, as plain data: operations on local shapes, and where they come from."""
 
+import functools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -86,6 +87,19 @@ class Operation:
 
     source: Source = Source()
 
+    @functools.cached_property
+    def used(self) -> tuple[Tensor, ...]:
+        """What it reads: its operands, and what its regions take from around them."""
+        inside: set[int] = set()
+        used = list(self.operands)
+        for region in self.regions:
+            inside |= {t.id for t in region.parameters}
+            for inner in region.operations:
+                used += [t for t in inner.used if t.id not in inside]
+                inside |= {t.id for t in inner.results}
+            used += [t for t in region.results if t.id not in inside]
+        return tuple({tensor.id: tensor for tensor in used}.values())
+
 
 @dataclass(frozen=True)
 class Body:
@@ -101,19 +115,6 @@ class Body:
             yield operation
             for region in operation.regions:
                 yield from region.walk()
-
-
-def used_by(operation: Operation) -> tuple[Tensor, ...]:
-    """What an operation reads: its operands, and what its regions take from around them."""
-    inside: set[int] = set()
-    used = list(operation.operands)
-    for region in operation.regions:
-        inside |= {t.id for t in region.parameters}
-        for inner in region.operations:
-            used += [t for t in used_by(inner) if t.id not in inside]
-            inside |= {t.id for t in inner.results}
-        used += [t for t in region.results if t.id not in inside]
-    return tuple({tensor.id: tensor for tensor in used}.values())
 
 
 @dataclass(frozen=True)

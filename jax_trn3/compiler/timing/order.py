@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from .cut import Cut, may_overwrite
 from .draft import Draft, epilogue_fits
-from .graph import Operation, Tensor, used_by
+from .graph import Operation, Tensor
 from .group import Group
 from .kinds import is_elementwise, rule_of, stays_whole
 from .views import View, behind
@@ -98,7 +98,7 @@ def _reads(cut: Cut, draft: Draft) -> Iterable[int]:
 
 
 def _around(operation: Operation) -> tuple[Tensor, ...]:
-    return used_by(operation) if operation.regions else ()
+    return operation.used if operation.regions else ()
 
 
 def _read_outside(cut: Cut, drafts: list[Draft], owner: dict[int, Draft]) -> set[int]:

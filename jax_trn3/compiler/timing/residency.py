@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from .fusion import groups
-from .graph import Body, DeviceProgram, Operation, Source, Tensor, used_by
+from .graph import Body, DeviceProgram, Operation, Source, Tensor
 from .group import Group
 
 
@@ -123,7 +123,7 @@ def _last_uses(parts: Sequence[Group | Operation], body: Body) -> dict[int, list
 
 
 def _read(part: Group | Operation) -> Iterable[Tensor]:
-    return part.inputs if isinstance(part, Group) else used_by(part)
+    return part.inputs if isinstance(part, Group) else part.used
 
 
 def _written(part: Group | Operation) -> tuple[Tensor, ...]:

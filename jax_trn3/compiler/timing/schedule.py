@@ -12,7 +12,7 @@ from jax_trn3.hardware import Topology
 
 from .cost import Cost, ImpossiblePlan, Timed, time_group, total
 from .fusion import groups
-from .graph import Body, DeviceProgram, Mesh, Operation, Source, used_by
+from .graph import Body, DeviceProgram, Mesh, Operation, Source
 from .group import Group
 from .rules import RULES
 from .rules.collectives import is_collective, time_collective
@@ -175,7 +175,7 @@ def _ends(part: Group | Operation) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Numbers of the values that it reads and writes."""
     if isinstance(part, Group):
         return tuple(t.id for t in part.inputs), tuple(t.id for t in part.outputs)
-    return tuple(t.id for t in used_by(part)), tuple(t.id for t in part.results)
+    return tuple(t.id for t in part.used), tuple(t.id for t in part.results)
 
 
 _ONE_BY_ONE = "{} at {}: no program was found that does them together; each runs by itself"

@@ -6,7 +6,7 @@ the memory, its shape the part of it that is read, as the reader sees it.
 
 from dataclasses import dataclass, replace
 
-from .graph import Body, Operation, Tensor, bits, used_by
+from .graph import Body, Operation, Tensor, bits
 from .kinds import FREE, VIEWS, is_elementwise, stays_whole
 
 _RUN_BYTES = 512
@@ -91,7 +91,7 @@ def _read_by_elementwise_alone(body: Body) -> set[int]:
         same = operation.kind in ("stablehlo.reshape", "stablehlo.convert")
         if is_elementwise(operation) or (same and operation.results[0].id not in others):
             continue
-        others |= {t.id for t in used_by(operation)}
+        others |= {t.id for t in operation.used}
     return {t.id for op in body.operations for t in op.results} - others
 
 
@@ -193,7 +193,7 @@ def uses(body: Body) -> dict[int, int]:
     """How often each value is used, results of the body included."""
     count: dict[int, int] = {}
     for operation in body.operations:
-        tensors = used_by(operation) if operation.regions else operation.operands
+        tensors = operation.used if operation.regions else operation.operands
         for tensor in tensors:
             count[tensor.id] = count.get(tensor.id, 0) + 1
     for tensor in body.results:
