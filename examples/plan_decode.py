@@ -38,8 +38,8 @@ MACHINES: tuple[tuple[str, Weights], ...] = (
     ("trn3-gen2", "mxfp4"),
 )
 CHIPS = (1, 4, 16)
-USERS_PER_CHIP = (1, 4, 16, 64, 128, 256)
-INTERACTIVITY = (50, 100, 150, 200, 300)
+USERS_PER_CHIP = (4, 16, 32, 64, 128, 256)
+INTERACTIVITY = (10, 20, 30, 40, 50, 60)
 """Tokens a second for each user at which machines are compared."""
 
 
