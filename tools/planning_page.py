@@ -77,9 +77,9 @@ the ratios move with it.
 {comparison}
 
 An estimate of decoding is on the slow side: groups of operations start one after another, so that
-weights are not fetched ahead while the group before computes, a layer's slice of the cache is copied
-before attention reads it, and keys are transposed on their way. What holds for both chips takes away
-from their difference.
+weights are not fetched ahead while the group before computes, a layer's slice of the cache is
+copied before attention reads it, and keys are transposed on their way. What holds for both chips
+takes away from their difference.
 
 The points:
 
