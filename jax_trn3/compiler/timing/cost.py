@@ -6,8 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from jax_trn3.hardware import Topology
-from jax_trn3.isa import IllegalInstruction
-from jax_trn3.simulator import IllegalProgram, Timeline, simulate
+from jax_trn3.simulator import Timeline, simulate
 
 from .graph import Body, Operation, Tensor
 from .group import Group, Plan
@@ -81,7 +80,7 @@ class Timed:
 
 
 class ImpossiblePlan(Exception):
-    """A rule made a program of a group that the machine cannot run: a defect of the rule."""
+    """A rule has no program of a group that the machine can run: a defect of the rule."""
 
 
 def time_group(group: Group, topology: Topology) -> Timed:
@@ -105,16 +104,16 @@ class _Signed:
 def _timed(signed: _Signed, topology: Topology) -> Timed:
     chip, group = topology.chip, signed.group
     if group.rule not in RULES:
-        raise KeyError(f"no rule {group.rule!r} for {group.operations[0].kind}")
+        raise ImpossiblePlan(f"no rule {group.rule!r} for {group.operations[0].kind}")
     try:
         plan = RULES[group.rule](group, chip)
         timeline = simulate(plan.program, chip, active_cores=chip.cores_per_stack)
-    except (IllegalInstruction, IllegalProgram) as error:
-        # Not the user's doing: the rule wrote a program that the machine cannot run.
+    except Exception as error:
+        # Not the user's doing. A rule that cannot take a group must not take away the estimate of
+        # everything else: the schedule goes on without it, and says so.
         kinds = ", ".join(dict.fromkeys(op.kind for op in group.operations))
         raise ImpossiblePlan(
-            f"the rule {group.rule!r} made an impossible program of {kinds} at {group.source}: "
-            f"{error}"
+            f"the rule {group.rule!r} has no program of {kinds} at {group.source}: {error!r}"
         ) from error
     share = plan.repeat
     busy = {
