@@ -275,7 +275,8 @@ def _skip(
     advance = step[1] * (periods + 2)
     del clock.events[b.events :]
     del run.repeats[b.repeats :]
-    run.repeats.append(Repeat(a.events, b.events, periods + 2, step[1]))
+    if base:  # a body without instructions leaves nothing to repeat
+        run.repeats.append(Repeat(a.events, b.events, periods + 2, step[1]))
     for event, first, by in zip(last, base, advance.tolist()):
         if event is not None:
             issued, start, free, done, _, static = first

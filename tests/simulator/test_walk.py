@@ -94,3 +94,14 @@ def test_slots_rotate() -> None:
     assert slots(HERE.run(2, 2), {}) == (2, 0)
     ((name, found, where),) = touched(outer.body[0].body[0], last)
     assert (name, found, where) == ("dst", access, (1,))
+
+
+def test_loops_without_instructions() -> None:
+    x = Tile("x", "sbuf", (128, 64), "bfloat16", given=True)
+    y = Tile("y", "sbuf", (128, 64), "bfloat16")
+    copy = tensor_copy(y, x)
+    text = program("p", [loop(20, lambda i: [loop(0, lambda j: [copy])]), copy])
+    timeline = simulate(text)
+    assert timeline.repeats == ()
+    assert timeline.num_instructions == 1
+    assert [number for number, _ in instances(text)] == [1]
