@@ -294,7 +294,7 @@ def main() -> None:
     if parser.parse_args().json:
         print(json.dumps([asdict(line) | {"difference": line.difference} for line in found]))
     else:
-        Console().print(table(found))
+        Console(width=None if sys.stdout.isatty() else 130).print(table(found))
 
 
 if __name__ == "__main__":
