@@ -12,6 +12,7 @@ only a direction, there is none to compare with.
 import argparse
 import functools
 import json
+import os
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -294,7 +295,9 @@ def main() -> None:
     if parser.parse_args().json:
         print(json.dumps([asdict(line) | {"difference": line.difference} for line in found]))
     else:
-        Console(width=None if sys.stdout.isatty() else 130).print(table(found))
+        Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 130).print(
+            table(found)
+        )
 
 
 if __name__ == "__main__":
