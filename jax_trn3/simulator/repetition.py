@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .clock import UNWRITTEN, Clock, Waiting
+from .clock import UNWRITTEN, Clock, Throttle, Waiting
 from .decode import Body, DecodedLoop, Decoder, Segment
 
 _FIRST_TRY = 1
@@ -236,13 +236,26 @@ def _remember(run: Run, since: _Place) -> tuple[_Place, dict[str, Any], tuple[li
     """What `_restore` needs to undo everything that is to happen to the state."""
     clock = run.clock
     state = {
-        name: copy.deepcopy(value)
+        name: _copied(value)
         for name, value in vars(clock).items()
         if name not in ("events", "served", "waiting")
     }
     state["waiting"] = list(clock.waiting)
     tail = clock.events[since.events :], clock.served[since.served :], run.repeats[since.repeats :]
     return since, state, tail
+
+
+def _copied(value: Any) -> Any:
+    """A copy of a part of the clock's state that shares nothing which changes."""
+    if isinstance(value, Throttle):
+        twin = copy.copy(value)
+        twin.recent = value.recent.copy()
+        return twin
+    if isinstance(value, dict):
+        twins = copy.copy(value)
+        twins.update((key, _copied(inner)) for key, inner in value.items())
+        return twins
+    return value[:] if isinstance(value, list) else value
 
 
 def _restore(run: Run, memory: tuple[_Place, dict[str, Any], tuple[list[Any], ...]]) -> None:
