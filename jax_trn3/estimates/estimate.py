@@ -51,11 +51,16 @@ def estimate(
     with _collecting_later():
         program = _device_program(fun, args, kwargs, static_argnums)
         _check_size(program, machine)
-        timed = schedule(
-            program,
-            Machine(machine, program.mesh, program.trip_counts, while_trip_count),
-        )
-        return Estimate(program.name, machine, program.mesh, timed, residency(program))
+        return of_program(program, machine, while_trip_count)
+
+
+def of_program(
+    program: DeviceProgram, topology: Topology, while_trip_count: int | None = None
+) -> Estimate:
+    """The estimate of one run of a program that has been read."""
+    machine = Machine(topology, program.mesh, program.trip_counts, while_trip_count)
+    timed = schedule(program, machine)
+    return Estimate(program.name, topology, program.mesh, timed, residency(program))
 
 
 @contextlib.contextmanager

@@ -11,11 +11,12 @@ from typing import Any
 
 from jax_trn3.compiler.timing.graph import Mesh, Source
 from jax_trn3.compiler.timing.read import device_program
-from jax_trn3.compiler.timing.residency import Residency, residency
-from jax_trn3.compiler.timing.schedule import Machine, Schedule, Step, schedule
-from jax_trn3.hardware import Topology, get_topology
+from jax_trn3.compiler.timing.residency import Residency
+from jax_trn3.compiler.timing.schedule import Schedule, Step
+from jax_trn3.hardware import get_topology
 from jax_trn3.runtime.executions import watch
 
+from .estimate import of_program
 from .result import Estimate
 from .summary import summary
 from .views import save
@@ -124,12 +125,8 @@ def profile_until_exit(directory: str | Path) -> None:
 
 
 def _estimate(loaded: Any, while_trip_count: int | None) -> Estimate:
-    topology: Topology = loaded.topology
     program = device_program(loaded.values.program.module())
-    timed = schedule(
-        program, Machine(topology, program.mesh, program.trip_counts, while_trip_count)
-    )
-    return Estimate(loaded.values.name, topology, program.mesh, timed, residency(program))
+    return of_program(program, loaded.topology, while_trip_count)
 
 
 def _together(programs: tuple[Ran, ...]) -> Estimate:

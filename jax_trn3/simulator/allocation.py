@@ -9,7 +9,7 @@ import dataclasses
 from collections.abc import Iterable
 
 from jax_trn3.hardware import NeuronCore
-from jax_trn3.isa import Access, Instruction, Tile
+from jax_trn3.isa import Access, Tile
 
 from .errors import DoesNotFit, IllegalProgram
 from .liveness import Lifetime, lifetimes
@@ -191,10 +191,6 @@ def replace_in(node: Node, tiles: dict[Tile, Tile]) -> Node:
         (name, _moved(value, tiles) if isinstance(value, Access) else value)
         for name, value in node.params
     )
-    return _with(node, operands, params)
-
-
-def _with(node: Instruction, operands: tuple, params: tuple) -> Instruction:  # type: ignore[type-arg]
     return dataclasses.replace(node, operands=operands, params=params)
 
 

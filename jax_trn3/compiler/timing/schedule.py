@@ -157,9 +157,9 @@ def _items(part: Group | Operation, machine: Machine) -> list[_Item]:
         return [_Item("collective", name, part.source, cost, *_ends(part), algorithm=algorithm)]
     if part.kind == "sdy.all_slice":
         part = _own_part(part)
-        return [_compute(Group("copy", (part,), part.operands, part.results), machine)]
+        return _computed(Group("copy", (part,), part.operands, part.results), machine)
     rule = part.kind if part.kind in RULES else "other"
-    return [_compute(Group(rule, (part,), part.operands, part.results), machine)]
+    return _computed(Group(rule, (part,), part.operands, part.results), machine)
 
 
 def _own_part(operation: Operation) -> Operation:

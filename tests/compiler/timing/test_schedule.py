@@ -177,6 +177,22 @@ def test_a_loop_of_unknown_length_is_asked_about() -> None:
     assert run(body(unknown), default_trip_count=12).time_ps == 120
 
 
+def test_a_kernel_without_a_program_is_counted_by_its_bytes(monkeypatch) -> None:
+    told = module.time_group
+
+    def refuses_kernels(group, topology):
+        if group.rule != "other":
+            raise module.ImpossiblePlan("not this one")
+        return told(group, topology)
+
+    monkeypatch.setattr(module, "time_group", refuses_kernels)
+    kind = next(kind for kind in module.RULES if kind.startswith("trn3."))
+    kernel = Operation(kind, (tensor(0),), (tensor(1),), {"time": 20})
+    timed = run(body(kernel))
+    assert timed.time_ps == 20
+    assert any("counted are its operands and results" in line for line in timed.assumptions)
+
+
 def test_a_group_without_a_program_runs_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
     told = module.time_group
 

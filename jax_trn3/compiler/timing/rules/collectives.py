@@ -6,12 +6,13 @@ from collections.abc import Sequence
 
 from jax_trn3.hardware import Topology
 from jax_trn3.simulator.collectives import CollectiveTime, Groups, along, collective, listed, whole
+from jax_trn3.simulator.collectives.plan import Kind
 
 from ..cost import Cost
 from ..graph import Mesh, Operation
 
 # What each operation is to the simulator, and whether its bytes are counted of the result.
-_KINDS = {
+_KINDS: dict[str, tuple[Kind, bool]] = {
     "sdy.all_gather": ("all_gather", True),
     "sdy.all_reduce": ("all_reduce", False),
     "sdy.reduce_scatter": ("reduce_scatter", False),
@@ -43,7 +44,7 @@ def time_collective(
     pairs = _pairs(operation, groups) if kind == "collective_permute" else None
     if groups.size == 1 or not size or pairs == ():
         return Cost(), None
-    time = collective(kind, size, topology, groups=groups, pairs=pairs)  # type: ignore[arg-type]
+    time = collective(kind, size, topology, groups=groups, pairs=pairs)
     local = time.local
     cost = Cost(
         time_ps=time.time_ps,
