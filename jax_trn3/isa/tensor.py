@@ -137,8 +137,8 @@ def nc_matmul(
     is_moving_onezero: bool = False,
     is_transpose: bool = False,
     accumulate: bool | None = None,
-    tile_position: tuple[int, int] = (),  # type: ignore[assignment]
-    tile_size: tuple[int, int] = (),  # type: ignore[assignment]
+    tile_position: tuple[int, ...] = (),
+    tile_size: tuple[int, ...] = (),
     perf_mode: str = "none",
 ) -> jax.Array:
     """`dst[M, N] (+)= stationary[K, M].T @ moving[K, N]`, products and sum in float32.
@@ -209,8 +209,8 @@ def nc_matmul_mx(
     moving_scale: jax.Array,
     *,
     previous: jax.Array | None = None,
-    tile_position: tuple[int, int] = (),  # type: ignore[assignment]
-    tile_size: tuple[int, int] = (),  # type: ignore[assignment]
+    tile_position: tuple[int, ...] = (),
+    tile_size: tuple[int, ...] = (),
     accumulate: bool | None = None,
 ) -> jax.Array:
     """`dst[M, N] (+)= sum over p, q of stationary[p, M, q] * moving[p, N, q]`, each times its
