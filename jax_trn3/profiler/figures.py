@@ -13,7 +13,7 @@ from jax_trn3.isa import Access, Instruction, Origin
 from jax_trn3.simulator import Timeline
 from jax_trn3.simulator.allocation import capacity, extent
 from jax_trn3.simulator.decode import picoseconds
-from jax_trn3.simulator.timeline import COLUMNS
+from jax_trn3.simulator.timeline import COLUMNS, is_queue
 
 
 @dataclass(frozen=True)
@@ -107,14 +107,14 @@ class Bound:
 def waits(timeline: Timeline) -> tuple[Wait, ...]:
     """What engines waited for, the longest first. Adds up to `EngineTime.waiting`."""
     events, cause = timeline.events, timeline.events[:, COLUMNS.index("cause")]
-    times = _per_event(timeline, "issued", "start")
+    times = timeline.per_event("issued", "start")
     # The tensor engine may start late for its weights' sake, all that it reads being there.
     real = _done_of_cause(timeline) > events[:, COLUMNS.index("issued")]
     sums: dict[tuple[str, str, str], int] = {}
     for event in np.flatnonzero(times).tolist():
         number = int(events[event, 5])
         engine = timeline.lanes[number]
-        if "/dma:" in engine:
+        if is_queue(engine):
             continue
         on, name = engine, ""
         if real[event]:
@@ -283,18 +283,6 @@ def _depth(instruction: Instruction, timeline: Timeline) -> float:
         return float(timeline.chip.core.tensor.depth["mx"])
     double = instruction.get("perf_mode", "none") == "double_row"
     return float(timeline.chip.core.tensor.depth["float8_double_row"]) if double else 1.0
-
-
-def _per_event(timeline: Timeline, first: str, last: str) -> np.ndarray:
-    """int64[events]: time from column `first` to `last`, summed over the repetitions of each."""
-    one, other = COLUMNS.index(first), COLUMNS.index(last)
-    total = (timeline.events[:, other] - timeline.events[:, one]) * timeline.multiplicity
-    for repeat in timeline.repeats:
-        span = slice(repeat.begin, repeat.end)
-        grows = repeat.step[:, other] - repeat.step[:, one]
-        # Summed over k < count: grows * k, as often as everything around it happens.
-        total[span] += grows * (timeline.multiplicity[span] * (repeat.count - 1) // 2)
-    return total
 
 
 def _done_of_cause(timeline: Timeline) -> np.ndarray:

@@ -129,6 +129,12 @@ class Timeline:
 
     def total(self, first: str, last: str) -> np.ndarray:
         """int64[instructions]: time from column `first` to `last`, summed over the runs of each."""
+        sums = np.zeros(len(self.instructions), np.int64)
+        np.add.at(sums, self.events[:, 5], self.per_event(first, last))
+        return sums
+
+    def per_event(self, first: str, last: str) -> np.ndarray:
+        """int64[n]: the same of each of `events`, summed over its repetitions."""
         one, other = COLUMNS.index(first), COLUMNS.index(last)
         length = self.events[:, other] - self.events[:, one]
         total = length * self.multiplicity
@@ -137,9 +143,7 @@ class Timeline:
             often = self.multiplicity[repeat.begin : repeat.end]
             # Summed over k < count: grows * k, as often as everything around it happens.
             total[repeat.begin : repeat.end] += grows * (often * (repeat.count - 1) // 2)
-        sums = np.zeros(len(self.instructions), np.int64)
-        np.add.at(sums, self.events[:, 5], total)
-        return sums
+        return total
 
     # What it adds up to.
 

@@ -6,6 +6,7 @@ from jax_trn3.hardware import TRAINIUM3, get_topology
 from jax_trn3.isa import Tile
 from jax_trn3.isa.dma import dma_copy
 from jax_trn3.isa.vector_move import tensor_copy
+from jax_trn3.profiler import figures
 from jax_trn3.simulator import loop, program, simulate
 from jax_trn3.simulator.collectives import along, collective, collective_in_program
 
@@ -96,3 +97,15 @@ def test_groups_and_algorithms_are_passed_on() -> None:
     assert simulate(program("p", named)).active_ps == pytest.approx(expected.time_ps, rel=0.15)
     with pytest.raises(ValueError, match="algorithm"):
         all_reduce(MIB, algorithm="star")
+
+
+def test_waits_add_up_beside_a_collective() -> None:
+    dst = Tile("dst", "hbm", (256, 1024), "float32")
+    src = Tile("src", "hbm", (256, 1024), "float32", given=True)
+    chain = collective_in_program("all_reduce", dst[0], src[0], get_topology("trn3-sled"))
+    near = Tile("near", "sbuf", (128, 1024), "float32")
+    out = Tile("out", "sbuf", (128, 1024), "float32")
+    lines = [*chain, dma_copy(near, dst[0:128]), tensor_copy(out, near)]
+    timeline = simulate(program("p", lines))
+    waited = sum(engine.waiting for engine in timeline.engines.values())
+    assert sum(wait.time_ps for wait in figures.waits(timeline)) == waited
