@@ -12,6 +12,7 @@ from jaxlib.mlir.dialects import stablehlo
 
 from jax_trn3 import compiler, hardware, ops, pjrt, runtime
 from jax_trn3.runtime import topology as topologies
+from pallas_trn3.lowering import lower_kernels
 
 from ._version import __version__
 
@@ -106,7 +107,7 @@ def initialize() -> None:
     ops.lower_ragged_all_to_all(PLATFORM)
     ops.lower_scaled_dots(PLATFORM)
     ops.lower_products(PLATFORM)
-    ops.interpret_kernels(PLATFORM)
+    lower_kernels(PLATFORM)
     ops.forward_ffi_targets(PLATFORM)
     compiler.install_callbacks(PLATFORM)
     compiler.serve_persistent_cache(PLATFORM)

@@ -24,11 +24,13 @@ MAY_IMPORT: dict[str, set[str]] = {
     "runtime": {"hardware", "compiler", "pjrt"},
     "plugin": {
         "_version", "hardware", "numerics", "isa", "simulator", "compiler", "ops", "pjrt", "runtime",
-        "estimates",
+        "estimates", "pallas_trn3",
     },
     "profiler": {"simulator", "hardware", "isa"},
     "estimates": {"compiler", "simulator", "hardware", "profiler", "runtime"},
-    "pallas_trn3": {"isa", "simulator", "ops"},
+    "pallas_trn3": {
+        "hardware", "numerics", "isa", "simulator", "compiler", "ops", "profiler",
+    },
 }  # fmt: skip
 ALL = set(MAY_IMPORT)
 MAY_IMPORT |= {"cli": ALL, "__init__": ALL | {"cli"}, "__main__": {"cli"}}

@@ -6,7 +6,7 @@ from .ffi_targets import forward_ffi_targets as forward_ffi_targets
 from .host_callbacks import lower_host_callbacks as lower_host_callbacks
 from .matmul_precision import lower_products as lower_products
 from .mx_dot import mx_dot_general as mx_dot_general
-from .pallas_interpreted import interpret_kernels as interpret_kernels
+from .precision_setting import as_written as as_written
 from .precision_setting import check_environment as check_environment
 from .precision_setting import matmul_precision as matmul_precision
 from .quantize import dequantize_mx as dequantize_mx

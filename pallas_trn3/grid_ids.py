@@ -1,0 +1,112 @@
+"""Evaluates a kernel on values where loops and branches ask for `program_id`.
+
+JAX knows the grid's indices while it traces, not in programs that are traced already. Operations
+with such a question inside are traced anew, the others are taken as they are.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from jax import lax
+from jax._src import core as jax_core
+from jax._src import source_info_util
+
+_QUESTIONS = ("program_id", "num_programs")
+
+
+def evaluate(jaxpr: Any, consts: Sequence[Any], *values: Any) -> list[Any]:
+    """The results of a program on these values, within a `grid_env`."""
+    known: dict[Any, Any] = dict(zip(jaxpr.constvars, consts)) | dict(zip(jaxpr.invars, values))
+
+    def read(atom: Any) -> Any:
+        return atom.val if isinstance(atom, jax_core.Literal) else known[atom]
+
+    for equation in jaxpr.eqns:
+        inputs = [read(atom) for atom in equation.invars]
+        stack = source_info_util.current_name_stack() + equation.source_info.name_stack
+        traceback = equation.source_info.traceback
+        with source_info_util.user_context(traceback, name_stack=stack), equation.ctx.manager:
+            results = _result(equation, inputs)
+        if not equation.primitive.multiple_results:
+            results = [results]
+        known.update(zip(equation.outvars, results))
+    return [read(atom) for atom in jaxpr.outvars]
+
+
+def _result(equation: Any, inputs: list[Any]) -> Any:
+    if any(map(_asks, _programs(equation))):
+        rule = _ANEW.get(equation.primitive.name)
+        if rule is None:
+            raise NotImplementedError(
+                f"program_id inside of {equation.primitive.name}; call pl.program_id before it"
+            )
+        return rule(inputs, **equation.params)
+    return equation.primitive.bind(*inputs, **equation.primitive.get_bind_params(equation.params))
+
+
+@functools.cache
+def _asks(jaxpr: Any) -> bool:
+    return any(
+        equation.primitive.name in _QUESTIONS or any(map(_asks, _programs(equation)))
+        for equation in jaxpr.eqns
+    )
+
+
+def _programs(equation: Any) -> Iterator[Any]:
+    for value in equation.params.values():
+        for one in value if isinstance(value, (tuple, list)) else (value,):
+            if isinstance(one, jax_core.Jaxpr):
+                yield one
+            elif hasattr(one, "jaxpr") and hasattr(one, "consts"):
+                yield one.jaxpr
+
+
+def _function(program: Any) -> Callable[..., list[Any]]:
+    jaxpr = getattr(program, "jaxpr", program)
+    return functools.partial(evaluate, jaxpr, getattr(program, "consts", ()))
+
+
+def _cond(inputs: Sequence[Any], *, branches: Any, **_: Any) -> list[Any]:
+    index, *operands = inputs
+    return lax.switch(index, [_function(branch) for branch in branches], *operands)
+
+
+def _while(
+    inputs: Sequence[Any], *, cond_nconsts: int, body_nconsts: int, cond_jaxpr: Any, body_jaxpr: Any,
+    **_: Any,
+) -> list[Any]:  # fmt: skip
+    asked, used = inputs[:cond_nconsts], inputs[cond_nconsts : cond_nconsts + body_nconsts]
+    first = list(inputs[cond_nconsts + body_nconsts :])
+    going, body = _function(cond_jaxpr), _function(body_jaxpr)
+    return lax.while_loop(lambda c: going(*asked, *c)[0], lambda c: body(*used, *c), first)
+
+
+def _scan(
+    inputs: Sequence[Any], *, jaxpr: Any, num_consts: int, num_carry: int, length: int,
+    reverse: bool, unroll: Any, **_: Any,
+) -> list[Any]:  # fmt: skip
+    consts, rest = inputs[:num_consts], inputs[num_consts:]
+    body = _function(jaxpr)
+
+    def step(carry: Any, xs: Any) -> Any:
+        results = body(*consts, *carry, *xs)
+        return results[:num_carry], results[num_carry:]
+
+    first, xs = list(rest[:num_carry]), list(rest[num_carry:])
+    last, ys = lax.scan(step, first, xs, length=length, reverse=reverse, unroll=unroll)
+    return [*last, *ys]
+
+
+def _call(inputs: Sequence[Any], **params: Any) -> list[Any]:
+    program = params.get("jaxpr", params.get("call_jaxpr"))
+    return _function(program)(*inputs)
+
+
+_ANEW: dict[str, Callable[..., list[Any]]] = {
+    "cond": _cond, "while": _while, "scan": _scan, "jit": _call, "pjit": _call, "closed_call": _call,
+    "core_call": _call, "custom_jvp_call": _call, "custom_vjp_call": _call, "remat2": _call,
+    "checkpoint": _call,
+}  # fmt: skip

@@ -1,0 +1,64 @@
+"""`pallas_call` on platform trn3: a kernel stays whole in the program, its values attached.
+
+In the program it is a `stablehlo.composite "trn3.pallas_call"` whose attribute `kernel` is a key of
+`KERNELS` (`registry.py`); whoever asks what the program costs finds the kernel there.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from jax import lax
+from jax._src.interpreters import mlir
+from jax._src.pallas import mpmd, pallas_call
+
+from jax_trn3.ops import as_written
+from jax_trn3.ops.cpu_rules import as_cpu
+
+from .kernel import Kernel, kernel_of
+from .params import CompilerParams, checked
+from .registry import remember
+from .values import evaluate
+
+WHOLE = "trn3.pallas_call"
+
+
+def lower_kernels(platform: str) -> None:
+    """Registers the lowerings of pallas_call and core_map for `platform`; once a process."""
+    mlir.register_lowering(pallas_call.pallas_call_p, _pallas_call, platform=platform)
+    mlir.register_lowering(mpmd.mpmd_map_p, _core_map, platform=platform)
+
+
+def _pallas_call(ctx: mlir.LoweringRuleContext, *args: Any, interpret: Any, **params: Any) -> Any:
+    if interpret:  # the author wants JAX's interpreter
+        with as_written(ctx) as inner:
+            return pallas_call._pallas_call_lowering(inner, *args, interpret=interpret, **params)
+    if params["jaxpr"].constvars:
+        raise ValueError("a pallas_call that captures constants; pass them as operands")
+    kernel = kernel_of(**params)
+
+    def whole(*operands: Any) -> list[Any]:
+        key = remember(kernel)
+        return lax.composite(lambda *xs, **_: evaluate(kernel, *xs), WHOLE)(*operands, kernel=key)
+
+    def plain(*operands: Any) -> list[Any]:
+        return evaluate(kernel, *operands)
+
+    chosen = whole if _stays_whole(ctx, kernel) else plain
+    with as_written(ctx) as inner:
+        return mlir.lower_fun(chosen, multiple_results=True)(inner, *args)
+
+
+def _stays_whole(ctx: mlir.LoweringRuleContext, kernel: Kernel) -> bool:
+    module = ctx.module_context
+    static = all(n is not None for n in kernel.grid)
+    return static and len(module.platforms) == 1 and not module.shape_poly_state.dim_vars
+
+
+def _core_map(ctx: mlir.LoweringRuleContext, *args: Any, **params: Any) -> Any:
+    cpu = as_cpu(ctx)
+    with as_written(cpu) as inner:
+        results = mpmd._mpmd_map_fallback_lowering(inner, *args, **params)
+    if cpu.tokens_out is not None:
+        ctx.set_tokens_out(cpu.tokens_out)
+    return results
