@@ -18,6 +18,7 @@ from jax_trn3.ops.cpu_rules import as_cpu
 from .kernel import Kernel, kernel_of
 from .params import CompilerParams, checked
 from .registry import remember
+from .tpu_info import answer
 from .values import evaluate
 
 WHOLE = "trn3.pallas_call"
@@ -27,6 +28,7 @@ def lower_kernels(platform: str) -> None:
     """Registers the lowerings of pallas_call and core_map for `platform`; once a process."""
     mlir.register_lowering(pallas_call.pallas_call_p, _pallas_call, platform=platform)
     mlir.register_lowering(mpmd.mpmd_map_p, _core_map, platform=platform)
+    answer()
 
 
 def _pallas_call(ctx: mlir.LoweringRuleContext, *args: Any, interpret: Any, **params: Any) -> Any:
