@@ -1,0 +1,7 @@
+"""Kernels for a NeuronCore: functions of ordinary JAX arrays, a file a family.
+
+Each one has a reference in plain JAX beside it, `<name>_reference`.
+"""
+
+from .catalogue import CATALOGUE as CATALOGUE
+from .catalogue import Entry as Entry
