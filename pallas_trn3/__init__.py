@@ -1,6 +1,7 @@
 """Pallas kernels on a simulated NeuronCore: Trainium's memories and engines, checked and timed."""
 
-from typing import Any
+import importlib
+from typing import TYPE_CHECKING, Any
 
 from .memory import HBM as HBM
 from .memory import PSUM as PSUM
@@ -9,10 +10,19 @@ from .memory import engine_state as engine_state
 from .operations import OPERATIONS as _OPERATIONS
 from .params import CompilerParams as CompilerParams
 
+if TYPE_CHECKING:
+    from .tuning import Tuned as Tuned
+    from .tuning import autotune as autotune
+
 globals().update(_OPERATIONS)
+
+# By name, the module that it is imported from when it is asked for: most programs only run.
+_LATER = {"autotune": "tuning", "Tuned": "tuning"}
 
 
 def __getattr__(name: str) -> Any:
+    if name in _LATER:
+        return getattr(importlib.import_module(f".{_LATER[name]}", __name__), name)
     raise AttributeError(
         f"pallas_trn3 has no attribute {name!r}; the instructions it has: {', '.join(_OPERATIONS)}"
     )

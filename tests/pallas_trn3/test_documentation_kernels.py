@@ -474,8 +474,8 @@ def test_tpu_matmul(dtype, transpose_rhs):
     found = documented_matmul(x, y.T if transpose_rhs else y, transpose_rhs=transpose_rhs)
     expected = x.astype(np.float64) @ y.astype(np.float64)
     assert found.dtype == dtype
-    tolerance = dict(rtol=1e-5, atol=1e-4) if dtype == np.float32 else dict(rtol=2**-8, atol=1e-4)
-    np.testing.assert_allclose(np.asarray(found, np.float64), expected, **tolerance)
+    rtol = 1e-5 if dtype == np.float32 else 2**-8
+    np.testing.assert_allclose(np.asarray(found, np.float64), expected, rtol=rtol, atol=1e-4)
 
 
 def test_tpu_matmul_int8():
