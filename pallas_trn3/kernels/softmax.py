@@ -1,0 +1,134 @@
+"""Softmax of rows, and its derivative."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+
+import pallas_trn3 as pltrn
+
+from .rows import as_rows, check_floats, columns, over_rows, rows_together
+
+
+def softmax(
+    x: jax.Array, axis: int = -1, *, exponentials: Literal["vector", "scalar"] = "vector"
+) -> jax.Array:
+    """`jax.nn.softmax(x, axis)`: exponentials of what is below the largest, over their sum.
+
+    **Arguments:**
+
+    - `x`: float32, bfloat16 or float16 of at least one dimension, none of size 0. Computed in
+      float32 and rounded once.
+    - `exponentials`: The engine that computes them: "vector" (NeuronCore-v4, four a cycle) or
+      "scalar" (any).
+
+    **Returns:** Of x's shape and dtype. Its derivative is a kernel, too.
+
+    **Raises:** `TypeError` for another dtype, `ValueError` for rows that a partition cannot hold,
+    an axis that x does not have, or another engine.
+    """
+    check_floats("softmax", x)
+    if exponentials not in ("vector", "scalar"):
+        raise ValueError(f"exponentials={exponentials!r}; allowed: 'vector', 'scalar'")
+    moved = jnp.moveaxis(x, axis, -1)
+    y = _softmax(exponentials, as_rows(moved)).reshape(moved.shape)
+    return jnp.moveaxis(y, -1, axis)
+
+
+def reference(x: jax.Array, axis: int = -1) -> jax.Array:
+    """The same, in jax.numpy."""
+    wide = x.astype(jnp.float32)
+    e = jnp.exp(wide - wide.max(axis, keepdims=True))
+    return (e / e.sum(axis, keepdims=True)).astype(x.dtype)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _softmax(engine: str, x: jax.Array) -> jax.Array:
+    rows, n = x.shape
+    size = x.dtype.itemsize
+    buffers = 3
+    together = rows_together("softmax", rows, n * size, 4 * n * size, 4 * n * buffers)
+    scratch = [
+        columns(1, x.dtype, together),  # a maximum of narrow numbers is found twice as fast
+        columns(1, jnp.float32, together),
+        columns(1, jnp.float32, together),
+        columns(n, jnp.float32, buffers),
+    ]
+    kernel = functools.partial(_forward, engine=engine, together=together)
+    (y,) = over_rows(kernel, "softmax", [x], [], [(n, x.dtype)], together, scratch)
+    return y
+
+
+def _forward(
+    x: Any, y: Any, largest: Any, negated: Any, total: Any, e: Any, *, engine: str, together: int
+) -> None:
+    """While one engine has a row's exponentials, the other ones have its neighbours."""
+    for g in range(together + 1):
+        if g < together:
+            row, slot = x.at[:, pl.ds(g, 1)], e.at[g % e.shape[0]]
+            pltrn.tensor_reduce(largest.at[g], row, op="maximum", axis=(1, 2))
+            if engine == "vector":
+                pltrn.tensor_copy(negated.at[g], largest.at[g])
+                pltrn.exponential(
+                    slot, row, negated.at[g], total.at[g], reduce_cmd="reset_reduce"
+                )
+            else:
+                pltrn.tensor_scalar(negated.at[g], largest.at[g], -1.0, op0="multiply")
+                pltrn.activation_reduce(
+                    slot, row, total.at[g], negated.at[g], op="exp", reduce_op="add"
+                )
+        if g > 0:
+            _scaled(y.at[:, pl.ds(g - 1, 1)], e.at[(g - 1) % e.shape[0]], total.at[g - 1], engine)
+
+
+def _scaled(y: Any, e: Any, total: Any, engine: str) -> None:
+    """By the engine that has no exponentials to compute."""
+    pltrn.reciprocal(total, total)
+    if engine == "vector":
+        pltrn.activation(y, e, scale=total, op="copy")
+    else:
+        pltrn.tensor_scalar(y, e, total, op0="multiply")
+
+
+def _softmax_forward(engine: str, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    y = _softmax(engine, x)
+    return y, y
+
+
+def _softmax_backward(engine: str, y: jax.Array, dy: jax.Array) -> tuple[jax.Array]:
+    """dx = y (dy - sum(y dy))."""
+    rows, n = y.shape
+    size = y.dtype.itemsize
+    together = rows_together("softmax", rows, n * size, 6 * n * size, 4 * n * 4)
+    scratch = [columns(n, jnp.float32, 2), columns(n, jnp.float32, 2)]
+    scratch += [columns(1, jnp.float32, together)]
+    kernel = functools.partial(_backward, together=together)
+    (dx,) = over_rows(kernel, "softmax_backward", [y, dy], [], [(n, y.dtype)], together, scratch)
+    return (dx,)
+
+
+def _backward(
+    y: Any, dy: Any, dx: Any, product: Any, again: Any, total: Any, *, together: int
+) -> None:
+    for g in range(together + 1):
+        if g < together:
+            row = pl.ds(g, 1)
+            pltrn.tensor_tensor(
+                product.at[g % 2], y.at[:, row], dy.at[:, row], op="multiply", engine="gpsimd"
+            )
+            pltrn.activation_reduce(
+                again.at[g % 2], product.at[g % 2], total.at[g], op="copy", reduce_op="add"
+            )
+        if g > 0:
+            row = pl.ds(g - 1, 1)
+            pltrn.scalar_tensor_tensor(
+                dx.at[:, row], dy.at[:, row], total.at[g - 1], y.at[:, row],
+                op0="subtract", op1="multiply",
+            )  # fmt: skip
+
+
+_softmax.defvjp(_softmax_forward, _softmax_backward)
