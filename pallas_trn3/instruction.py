@@ -354,12 +354,13 @@ def meaning(
 def _meaning(name: str, engine: str, params: tuple[Any, ...], shapes: tuple[Any, ...]) -> Any:
     instruction = _on_arrays(name, engine, params, shapes)
     written = [o.name for o in instruction.spec.operands if o.role != "read"]
+    updated = [o.name for o in instruction.spec.operands if instruction.updates(o)] or written
 
     def apply(reads: Any, previous: Any, state: Any, accumulate: Any) -> tuple[Any, Any]:
         arrays = dict(reads)
         if state is not None:
             arrays[isa.state_name(instruction)] = state
-        under = previous.get(written[0]) if written else None
+        under = previous.get(updated[0]) if updated else None
         if accumulate is None:
             results = isa.execute(instruction, arrays, under)
         else:

@@ -27,9 +27,6 @@ _ROOM = int(0.9 * TRAINIUM2.core.sbuf_usable_partition_bytes)
 _BLOCK = 16 * 1024
 """Bytes of a partition in the largest block that make transfers long: 2 MiB in all."""
 
-_MOST = 16
-"""Rows of a partition in a block at most; the kernel's text has each of them."""
-
 _BLOCKS = 4
 """Blocks at least, where there are so many rows: one is loaded, one computed, one stored."""
 
@@ -44,15 +41,19 @@ def check_floats(name: str, *arrays: jax.Array) -> None:
             raise TypeError(f"{name} of {x.dtype}; allowed: {', '.join(FLOATS)}")
 
 
-def rows_together(name: str, rows: int, block_bytes: int, row_bytes: int, fixed: int = 0) -> int:
+def rows_together(
+    name: str, rows: int, block_bytes: int, row_bytes: int, fixed: int = 0, most: int = 16
+) -> int:
     """How many neighbouring rows a partition gets in a block.
 
     **Arguments:**
 
-    - `rows`: Of the array; the result divides it.
+    - `rows`: Of the array; the result divides it, and the rows of a partition where whole blocks
+      of 128 partitions make up the array.
     - `block_bytes`: Of a row in the widest block.
     - `row_bytes`: Of SBUF that a row of a partition takes in all blocks and buffers.
     - `fixed`: Of a partition, that are taken whatever the blocks are.
+    - `most`: Rows at most; the kernel's text has each of them.
 
     **Raises:** `ValueError` for a row that a partition cannot hold.
     """
@@ -62,12 +63,13 @@ def rows_together(name: str, rows: int, block_bytes: int, row_bytes: int, fixed:
             f"and there are {_ROOM}; use shorter rows, or jax.numpy for such long ones"
         )
     most = min(
-        _MOST,
+        most,
         max(1, _BLOCK // block_bytes),
         (_ROOM - fixed) // row_bytes,
         max(1, rows // (_BLOCKS * PARTITIONS)),
     )
-    return next(n for n in range(most, 0, -1) if rows % n == 0)
+    unit = PARTITIONS if rows % PARTITIONS == 0 else 1
+    return next(n for n in range(most, 0, -1) if rows // unit % n == 0)
 
 
 def over_rows(

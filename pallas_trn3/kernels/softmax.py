@@ -39,7 +39,7 @@ def softmax(
     return jnp.moveaxis(y, -1, axis)
 
 
-def reference(x: jax.Array, axis: int = -1) -> jax.Array:
+def softmax_reference(x: jax.Array, axis: int = -1) -> jax.Array:
     """The same, in jax.numpy."""
     wide = x.astype(jnp.float32)
     e = jnp.exp(wide - wide.max(axis, keepdims=True))

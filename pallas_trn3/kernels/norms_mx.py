@@ -1,0 +1,189 @@
+"""RMS norm and layer norm that leave their result in an MX format: one pass over HBM.
+
+VectorE takes scales from 8 partitions of 4 neighbours each (`quantize_mx`), and blocks of an
+`MXArray` are 32 neighbours of a row: so rows become columns on their way, four transposes at a time
+making quads. Quads go to HBM as the tensor engine reads them, the row's columns in partitions.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+
+import pallas_trn3 as pltrn
+from jax_trn3 import MXArray
+from jax_trn3.numerics import element_format
+
+from .norms import _check, _line, _triples, layer_row, rms_row, spread, spread_scratch
+from .rows import PARTITIONS, as_rows, columns, rows_together
+
+_QUAD = 4
+_WIDE = PARTITIONS * _QUAD
+"""Columns of a row that become the partitions of a tile."""
+
+_LAST = 100
+"""Partitions from a tensor's first scale to its last one: 4 in each quadrant."""
+
+
+def rmsnorm_mx(
+    x: jax.Array,
+    weight: jax.Array,
+    eps: float = 1e-6,
+    dtype: Any = jnp.float8_e4m3fn,
+    *,
+    scale_rule: str = "ocp",
+) -> MXArray:
+    """`jax_trn3.quantize_mx(rmsnorm(x, weight, eps), -1, dtype, scale_rule=scale_rule)`, bit for bit.
+
+    Of a float32 x the result is rounded to bfloat16 before it is quantized, as `quantize_mx` of the
+    hardware takes 16 bits. Not differentiable, as no `MXArray` is.
+
+    **Arguments:**
+
+    - `dtype`: float8_e4m3fn or float8_e5m2, what NeuronCore-v4 quantizes to.
+    - `scale_rule`: "ocp" or "neuron".
+
+    **Raises:** as `rmsnorm`, and `ValueError` for another format or rule.
+    """
+    _check("rmsnorm_mx", x, weight)
+    return _as_mx(x, _quantized("rmsnorm_mx", as_rows(x), [weight], eps, dtype, scale_rule), dtype)
+
+
+def layernorm_mx(
+    x: jax.Array,
+    weight: jax.Array,
+    bias: jax.Array,
+    eps: float = 1e-5,
+    dtype: Any = jnp.float8_e4m3fn,
+    *,
+    scale_rule: str = "ocp",
+) -> MXArray:
+    """`jax_trn3.quantize_mx(layernorm(x, weight, bias, eps), -1, dtype, scale_rule=scale_rule)`.
+
+    As `rmsnorm_mx` otherwise.
+    """
+    _check("layernorm_mx", x, weight, bias)
+    lines = [weight, bias]
+    return _as_mx(x, _quantized("layernorm_mx", as_rows(x), lines, eps, dtype, scale_rule), dtype)
+
+
+def _as_mx(x: jax.Array, quantized: tuple[jax.Array, jax.Array], dtype: Any) -> MXArray:
+    """Quads [chunk, partition, row, slot] and scales [chunk, group, row] as rows."""
+    quads, scales = quantized
+    rows, n = x.size // x.shape[-1], x.shape[-1]
+    data = jnp.transpose(quads, (2, 0, 1, 3)).reshape(quads.shape[2], -1)[:rows, :n]
+    scale = jnp.transpose(scales, (2, 0, 1)).reshape(scales.shape[2], -1)[:rows, : -(-n // 32)]
+    return MXArray(
+        data.reshape(x.shape),
+        jax.lax.bitcast_convert_type(scale, jnp.float8_e8m0fnu).reshape(*x.shape[:-1], -1),
+        format=element_format(dtype),
+    )
+
+
+def _quantized(
+    name: str, x: jax.Array, lines: list[jax.Array], eps: float, dtype: Any, scale_rule: str
+) -> tuple[jax.Array, jax.Array]:
+    if element_format(dtype).dtype not in (jnp.float8_e4m3fn, jnp.float8_e5m2):
+        raise ValueError(f"{name} to {dtype}; allowed: float8_e4m3fn, float8_e5m2")
+    if scale_rule not in ("ocp", "neuron"):
+        raise ValueError(f"{name}: scale_rule={scale_rule!r}; allowed: 'ocp', 'neuron'")
+    rows, n = x.shape
+    narrow = x.dtype if x.dtype.itemsize == 2 else jnp.dtype(jnp.bfloat16)
+    chunks = -(-n // _WIDE)
+    size = x.dtype.itemsize
+    fixed = 4 * n * (2 + 3 * len(lines))  # work, and lines as they come and everywhere
+    together = rows_together(
+        name, rows, n * size, 2 * n * size + 2 * chunks * _WIDE + 26 * PARTITIONS, fixed, most=4
+    )
+    steps = -(-rows // (PARTITIONS * together))
+    across = PARTITIONS * together
+    quads, scales = pl.pallas_call(
+        functools.partial(_kernel, eps=float(eps), scale_rule=scale_rule, lines=len(lines)),
+        grid=(steps,),
+        in_specs=[pl.BlockSpec((PARTITIONS, together, n), lambda i: (i, 0, 0))]
+        + [pl.BlockSpec((1, n), lambda i: (0, 0)) for _ in lines],
+        out_specs=[pl.BlockSpec(memory_space=pltrn.HBM)] * 2,
+        out_shape=[
+            jax.ShapeDtypeStruct(
+                (chunks, PARTITIONS, steps * across, _QUAD), element_format(dtype).dtype
+            ),
+            jax.ShapeDtypeStruct((-(-chunks // _QUAD), PARTITIONS, steps * across), jnp.uint8),
+        ],
+        scratch_shapes=[
+            *spread_scratch(n, len(lines)),
+            columns(n, jnp.float32, 2),
+            pltrn.SBUF((together, 2, PARTITIONS, len(lines)), jnp.float32),
+            columns(_triples(n), jnp.float32, 2),
+            pltrn.SBUF((together, PARTITIONS, chunks * _WIDE), narrow),
+            pltrn.PSUM((4, PARTITIONS, PARTITIONS), narrow),
+            pltrn.SBUF((2, PARTITIONS, across * _QUAD), narrow),
+            pltrn.SBUF((2, PARTITIONS, across, _QUAD), element_format(dtype).dtype),
+            pltrn.SBUF((2, PARTITIONS, across), jnp.uint8),
+        ],
+        compiler_params=pltrn.CompilerParams(),
+        name=name,
+    )(x.reshape(-1, together, n), *map(_line, lines))
+    return quads, _scales(scales, chunks)
+
+
+def _kernel(x: Any, *refs: Any, eps: float, scale_rule: str, lines: int) -> None:
+    given, refs = refs[:lines], refs[lines:]
+    quads, scales, ones, product, everywhere, work, small, triples, *tiles = refs
+    y, turned, wide, packed, scale = tiles
+    n, together = x.shape[-1], x.shape[1]
+    spread(given, ones, product, everywhere)
+    _filled(y, scale, n)
+    for g in range(together):
+        row, result = x.at[:, pl.ds(g, 1)], y.at[g, :, pl.ds(0, n)]
+        if lines == 1:
+            rms_row(result, row, everywhere.at[0], work.at[g % 2], small.at[g], eps)
+        else:
+            layer_row(
+                result, row, everywhere.at[0], everywhere.at[1], work.at[g % 2], small.at[g],
+                triples.at[g % 2], eps,
+            )  # fmt: skip
+    across = PARTITIONS * together
+    here = pl.ds(pl.program_id(0) * across, across)
+    chunks = y.shape[-1] // _WIDE
+    for k in range(chunks):
+        shared = scale.at[k // _QUAD % 2]
+        _turned(wide.at[k % 2], y, turned, k)
+        part = shared.at[pl.ds(_QUAD * (k % _QUAD), _LAST)]
+        pltrn.quantize_mx(packed.at[k % 2], wide.at[k % 2], part, scale_rule=scale_rule)
+        pltrn.dma_copy(quads.at[k, :, here], packed.at[k % 2], engine="dma:sync")
+        if k % _QUAD == _QUAD - 1 or k == chunks - 1:
+            pltrn.dma_copy(scales.at[k // _QUAD, :, here], shared, engine="dma:gpsimd")
+
+
+def _filled(y: Any, scale: Any, n: int) -> None:
+    """What is behind a row's end is 0, and takes no part in a scale; between scales, too."""
+
+    @pl.when(pl.program_id(0) == 0)
+    def _() -> None:
+        pltrn.memset(scale.at[0], value=0)
+        pltrn.memset(scale.at[1], value=0)
+        for g in range(y.shape[0] if n < y.shape[-1] else 0):
+            pltrn.memset(y.at[g, :, pl.ds(n, y.shape[-1] - n)], value=0.0)
+
+
+def _turned(wide: Any, y: Any, turned: Any, k: int) -> None:
+    """Columns 512 k + 4 p + slot of row r go to partition p, place 4 r + slot."""
+    together = y.shape[0]
+    for g in range(together):
+        for slot in range(_QUAD):
+            quad = y.at[g].at[:, pl.ds(_WIDE * k + slot, PARTITIONS, _QUAD)]
+            pltrn.nc_transpose(turned.at[slot], quad)
+            places = wide.at[:, pl.ds(_QUAD * g + slot, PARTITIONS, _QUAD * together)]
+            engine = "vector" if slot % 2 else "scalar"
+            pltrn.tensor_copy(places, turned.at[slot], engine=engine)
+
+
+def _scales(tiles: jax.Array, chunks: int) -> jax.Array:
+    """Scales [chunk, group of 8 partitions, row] out of tiles that four chunks share."""
+    shared, _, rows = tiles.shape
+    parts = tiles.reshape(shared, 4, 32, rows)[:, :, :16].reshape(shared, 4, _QUAD, 4, rows)
+    return jnp.swapaxes(parts, 1, 2).reshape(shared * _QUAD, 16, rows)[:chunks]
