@@ -1,0 +1,281 @@
+"""Matrix products: bfloat16, float16, float32, float8 (two rows at a time) and MX.
+
+Columns of `y` stay in SBUF, as many as fit; groups of rows of `x` are transposed by the DMA engines
+on their way to SBUF, one group ahead of the product. Four results of [128, 512] are summed in PSUM
+over all of K while VectorE and ScalarE copy out the four before. MX products: `matmul_mx.py`.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import pallas as pl
+
+import pallas_trn3 as pltrn
+from jax_trn3.isa.dtypes import FP8
+from jax_trn3.numerics import MXArray
+
+from .catalogue import CATALOGUE, Entry
+from .loops import pieces, tiled, turn
+from .matmul_mx import MX_FORMATS, mx_matmul, mx_matmul_reference
+from .results import copied_out
+
+Precision = Literal["default", "mxfp8", "mxfp8_e5m2"]
+
+ROWS, COLUMNS = 128, 512
+"""Of a result in PSUM: partitions, and float32 in one bank."""
+
+_GROUP = 4
+"""Results that are summed at the same time: half of PSUM's banks."""
+
+_STATIONARY_BYTES = 64 * 1024
+"""Of a partition, for two groups of rows of `x`."""
+
+_MOVING_BYTES = 128 * 1024
+"""Of a partition, for the columns of `y` that stay; the rest of SBUF (208 KiB on Trainium2) is for
+results."""
+
+_FLOATS = ("bfloat16", "float16", "float32", *FP8)
+
+
+def matmul(
+    x: jax.Array | MXArray,
+    y: jax.Array | MXArray,
+    *,
+    precision: Precision = "default",
+    preferred_element_type: jax.typing.DTypeLike | None = None,
+    scale_rule: str = "ocp",
+) -> jax.Array:
+    """`jnp.matmul(x, y)` on the tensor engine; any sizes.
+
+    **Arguments:**
+
+    - `x`: [..., M, K], bfloat16, float16, float32 or float8, or an MXArray with blocks along K.
+    - `y`: [K, N], likewise.
+    - `precision`: "default" multiplies what the operands hold and sums in float32; two float8
+      operands in the double-row mode. "mxfp8" (elements float8_e4m3fn) and "mxfp8_e5m2" quantize
+      bfloat16 and float16 operands on the way, in blocks of 32 along K. With an MXArray it must
+      be one of these if the other operand is to be quantized; MXFP4 comes only as MXArray
+      (`quantize_mx` has no such output).
+    - `preferred_element_type`: Of the result; as in `jnp.matmul`. bfloat16 for MX.
+    - `scale_rule`: Of blocks quantized here, "ocp" or "neuron" (`pltrn.quantize_mx`).
+
+    **Returns:** [..., M, N]. Derivatives with respect to `x` and `y` are such products themselves
+    (in MX quantized along their contraction); an MXArray is a constant.
+
+    **Raises:** `TypeError` for other dtypes; `ValueError` for shapes that do not match.
+    """
+    if x.ndim < 2 or y.ndim != 2 or x.shape[-1] != y.shape[0] or 0 in (*x.shape, *y.shape):
+        raise ValueError(
+            f"matmul of {x.shape} and {y.shape}; x is [..., M, K] and y [K, N], sizes >= 1"
+        )
+    if precision not in ("default", *MX_FORMATS):
+        raise ValueError(f"precision={precision!r}; allowed: default, {', '.join(MX_FORMATS)}")
+    if precision in MX_FORMATS or isinstance(x, MXArray) or isinstance(y, MXArray):
+        dtype = jnp.dtype(preferred_element_type or jnp.bfloat16)
+        return mx_matmul(x, y, MX_FORMATS.get(precision), dtype, scale_rule)
+    x, y, dtype = _promoted(x, y, preferred_element_type)
+    flat = x.reshape(-1, x.shape[-1])
+    return _matmul(flat, y, dtype).reshape(*x.shape[:-1], y.shape[1])
+
+
+def matmul_reference(
+    x: jax.Array | MXArray,
+    y: jax.Array | MXArray,
+    *,
+    precision: Precision = "default",
+    preferred_element_type: jax.typing.DTypeLike | None = None,
+    scale_rule: str = "ocp",
+) -> jax.Array:
+    """What `matmul` computes, in plain JAX."""
+    if precision in MX_FORMATS or isinstance(x, MXArray) or isinstance(y, MXArray):
+        dtype = jnp.dtype(preferred_element_type or jnp.bfloat16)
+        return mx_matmul_reference(x, y, MX_FORMATS.get(precision), dtype, scale_rule)
+    x, y, dtype = _promoted(x, y, preferred_element_type)
+    wide = (x.astype(jnp.float32), y.astype(jnp.float32))
+    return jnp.matmul(*wide, precision=jax.lax.Precision.HIGHEST).astype(dtype)
+
+
+def _promoted(x: Any, y: Any, preferred: Any) -> tuple[jax.Array, jax.Array, Any]:
+    """Operands that one instruction takes, and the result's type."""
+    names = (x.dtype.name, y.dtype.name)
+    for side, name in zip("xy", names):
+        if name not in _FLOATS:
+            raise TypeError(f"{side} is {name}; allowed: {', '.join(_FLOATS)}")
+    if not (set(names) <= set(FP8) and preferred is not None):
+        dtype = jnp.result_type(x, y)
+        x, y = x.astype(dtype), y.astype(dtype)
+    return x, y, jnp.dtype(preferred or x.dtype)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _matmul(x: jax.Array, y: jax.Array, dtype: Any) -> jax.Array:
+    """[M, K] @ [K, N], K cut where SBUF would not hold a group of rows."""
+    pairs = 2 if x.dtype.name in FP8 else 1
+    most = _longest(x.dtype.itemsize * pairs) * ROWS * pairs
+    if x.shape[1] <= most:
+        return _product(x, y, dtype)
+    parts = [
+        _product(x[:, start : start + size], y[start : start + size], np.dtype(np.float32))
+        for start, size in pieces(x.shape[1], most)
+    ]
+    return functools.reduce(jnp.add, parts).astype(dtype)
+
+
+def _forward(x: jax.Array, y: jax.Array, dtype: Any) -> tuple[jax.Array, Any]:
+    return _matmul(x, y, dtype), (x, y)
+
+
+def _backward(dtype: Any, kept: Any, cotangent: jax.Array) -> tuple[jax.Array, jax.Array]:
+    x, y = kept
+    inner = jnp.result_type(cotangent, jnp.bfloat16) if x.dtype.name in FP8 else cotangent.dtype
+    cotangent = cotangent.astype(inner)
+    return (
+        matmul(cotangent, y.T.astype(inner), preferred_element_type=x.dtype),
+        matmul(x.T.astype(inner), cotangent, preferred_element_type=y.dtype),
+    )
+
+
+_matmul.defvjp(_forward, _backward)
+
+
+# ---- the kernel ----
+
+
+@dataclass(frozen=True)
+class _Cut:
+    """How a product is cut."""
+
+    m: int
+    k: int
+    n: int
+    pairs: int
+    """Values of K side by side in a partition (2 for float8)."""
+
+    columns: int
+    """Of y, that stay in SBUF."""
+
+    @property
+    def depth(self) -> int:
+        """Of a tile along K."""
+        return ROWS * self.pairs
+
+    @property
+    def tiles(self) -> int:
+        """Along K."""
+        return -(-self.k // self.depth)
+
+    @property
+    def rows(self) -> int:
+        """Of a group."""
+        return min(_GROUP * ROWS, self.m)
+
+
+def _longest(tile_bytes: int) -> int:
+    """Tiles along K for which two groups of rows fit."""
+    return _STATIONARY_BYTES // (2 * _GROUP * ROWS * tile_bytes)
+
+
+def _product(x: jax.Array, y: jax.Array, dtype: Any) -> jax.Array:
+    pairs = 2 if x.dtype.name in FP8 else 1
+    odd = -x.shape[1] % pairs
+    x, y = jnp.pad(x, ((0, 0), (0, odd))), jnp.pad(y, ((0, odd), (0, 0)))
+    (m, k), n = x.shape, y.shape[1]
+    column_bytes = -(-k // (ROWS * pairs)) * pairs * y.dtype.itemsize
+    most = _MOVING_BYTES // column_bytes // COLUMNS * COLUMNS
+    cut = _Cut(m, k, n, pairs, min(n, max(COLUMNS, most)))
+    columns = min(COLUMNS, n)
+    return pl.pallas_call(
+        functools.partial(_kernel, cut=cut),
+        out_shape=jax.ShapeDtypeStruct((m, n), dtype),
+        in_specs=[pl.BlockSpec(memory_space=pltrn.HBM)] * 2,
+        out_specs=pl.BlockSpec(memory_space=pltrn.HBM),
+        scratch_shapes=[
+            pltrn.SBUF((2, cut.tiles, ROWS, pairs, cut.rows), x.dtype),
+            pltrn.SBUF((cut.tiles, ROWS, pairs, cut.columns), y.dtype),
+            pltrn.PSUM((2, _GROUP, ROWS, columns), jnp.float32),
+            pltrn.SBUF((_GROUP, ROWS, columns), dtype),
+        ],
+        compiler_params=pltrn.CompilerParams(),
+        name=f"matmul_{x.dtype.name}",
+    )(x, y)
+
+
+def _kernel(
+    x: Any, y: Any, out: Any, xt: Any, resident: Any, psum: Any, staged: Any, *, cut: _Cut
+) -> None:
+    """x [M, K], y [K, N], out [M, N] in HBM. xt: by group in turn and tile along K, [depth, rows].
+    resident: by tile along K, [depth, columns]."""
+    groups, panels = -(-cut.m // cut.rows), -(-cut.columns // COLUMNS)
+
+    def panel(p: Any, n0: Any, width: int) -> None:
+        def load(tile: Any, k0: Any, depth: int) -> None:
+            partitions = depth // cut.pairs
+            for j in range(cut.pairs):
+                here = resident.at[tile, pl.ds(0, partitions), j, pl.ds(0, width)]
+                rows = pl.ds(k0 + j * partitions, partitions)
+                pltrn.dma_copy(here, y.at[rows, pl.ds(n0, width)], engine="dma:sync")
+
+        tiled(cut.k, cut.depth, load)
+        tiled(cut.m, cut.rows, functools.partial(group, p, n0, width))
+
+    def group(p: Any, n0: Any, width: int, g: Any, m0: Any, rows: int) -> None:
+        number = p * groups + g
+        held = xt.at[turn(number, 2)]
+
+        def load(tile: Any, k0: Any, depth: int) -> None:
+            partitions = depth // cut.pairs
+            for j in range(cut.pairs):
+                here = held.at[tile, pl.ds(0, partitions), j, pl.ds(0, rows)]
+                columns = pl.ds(k0 + j * partitions, partitions)
+                source = x.at[pl.ds(m0, rows), columns]
+                pltrn.dma_transpose(here, source, engine="dma:gpsimd")
+
+        tiled(cut.k, cut.depth, load)
+
+        def results(n: Any, c0: Any, columns: int) -> None:
+            bank = psum.at[turn(number * panels + n, 2)]
+            parts = pieces(rows, ROWS)
+
+            def multiply(tile: Any, k0: Any, depth: int) -> None:
+                partitions = pl.ds(0, depth // cut.pairs)
+                pair = slice(None) if cut.pairs == 2 else 0
+                moving = resident.at[tile, partitions, pair, pl.ds(c0, columns)]
+                for row, (start, size) in enumerate(parts):
+                    pltrn.nc_matmul(
+                        bank.at[row, pl.ds(0, size), pl.ds(0, columns)],
+                        held.at[tile, partitions, pair, pl.ds(start, size)],
+                        moving,
+                        accumulate=tile > 0,
+                        perf_mode="double_row" if cut.pairs == 2 else "none",
+                    )
+
+            tiled(cut.k, cut.depth, multiply)
+            for row, (start, size) in enumerate(parts):
+                tile = (row, pl.ds(0, size), pl.ds(0, columns))
+                copied_out(staged.at[tile], bank.at[tile], row)
+                place = out.at[pl.ds(m0 + start, size), pl.ds(n0 + c0, columns)]
+                pltrn.dma_copy(place, staged.at[tile], engine="dma:sync")
+
+        tiled(width, COLUMNS, results)
+
+    tiled(cut.n, cut.columns, panel)
+
+
+# ---- what is measured ----
+
+
+def _enter() -> None:
+    shape = (4096, 4096)
+    for name, chips in (("bfloat16", ("trn2", "trn3")), ("float8_e5m2", ("trn2", "trn3"))):
+        operand = jax.ShapeDtypeStruct(shape, name)
+        product = functools.partial(matmul, preferred_element_type=jnp.bfloat16)
+        CATALOGUE[f"matmul {name} 4096^3"] = Entry(product, (operand, operand), "tensor", chips)
+
+
+_enter()

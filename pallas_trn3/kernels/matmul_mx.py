@@ -1,0 +1,365 @@
+"""Products in MXFP8 and MXFP4 on NeuronCore-v4: quantized on the way, or before.
+
+A tile of K is 512 long: 128 partitions of quads, element k in partition k // 4, slot k % 4, so that
+the 8 partitions of a scale are 32 neighbours along K, a block of an MXArray. Columns of `y` stay in
+SBUF in MX; the first group of rows of `x` is multiplied with them as they come. A plain `x` is
+transposed by the DMA engines into quads; of a plain `y` all engines but the tensor engine bring
+rows together. VectorE quantizes.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.experimental import pallas as pl
+
+import pallas_trn3 as pltrn
+from jax_trn3.numerics import MXArray, dequantize
+from jax_trn3.numerics.hardware_layout import QUADRANT, QUADRANT_SCALES, SLOTS
+from jax_trn3.ops import mx_dot_general
+
+from .loops import loaded_ahead, pieces, repeated, tiled, turn
+from .results import copied_out
+
+MX_FORMATS = {"mxfp8": "float8_e4m3fn", "mxfp8_e5m2": "float8_e5m2"}
+"""Formats in which VectorE quantizes, by the name of the precision."""
+
+_READ = ("float8_e4m3fn", "float8_e5m2", "float4_e2m1fn")
+"""Formats that the tensor engine reads."""
+
+ROWS, COLUMNS = 128, 512
+_GROUP = 4
+_BLOCK = 32
+_WORD_BYTES = 5
+"""Of four values with their scale, in a tile of scales as long as the data's."""
+
+_STATIONARY_BYTES, _MOVING_BYTES = 40 * 1024, 160 * 1024
+"""Of a partition, for two groups of rows of `x` and for the columns of `y`; the rest of 240 KiB is
+for what is about to be quantized, and for results."""
+
+_BROUGHT_TOGETHER = ("vector", "scalar", "scalar", "gpsimd")
+"""Who copies the rows of each slot of a plain `y` into quads. VectorE also quantizes."""
+
+
+def mx_matmul(
+    x: jax.Array | MXArray, y: jax.Array | MXArray, format: str | None, dtype: Any, scale_rule: str
+) -> jax.Array:
+    """`matmul` of [..., M, K] and [K, N] where an operand is, or is to be, in MX.
+
+    **Arguments:**
+
+    - `format`: Of what is quantized here, a value of `MX_FORMATS`; None: nothing is.
+
+    **Raises:** `TypeError` and `ValueError` as `matmul` says.
+    """
+    _check_operand("x", x, -1, format)
+    _check_operand("y", y, -2, format)
+    if scale_rule not in ("ocp", "neuron"):
+        raise ValueError(f"scale_rule={scale_rule!r}; VectorE quantizes by 'ocp' or 'neuron'")
+    if isinstance(x, MXArray):
+        flat: Any = _leaves(lambda leaf: leaf.reshape(-1, leaf.shape[-1]), x)
+    else:
+        flat = x.reshape(-1, x.shape[-1])
+    product = _mx_matmul(flat, y, format, np.dtype(dtype), scale_rule)
+    return product.reshape(*x.shape[:-1], y.shape[1])
+
+
+def mx_matmul_reference(
+    x: jax.Array | MXArray, y: jax.Array | MXArray, format: str | None, dtype: Any, scale_rule: str
+) -> jax.Array:
+    """The same as `jax_trn3.ops.mx_dot_general` has it."""
+    numbers = (((x.ndim - 1,), (0,)), ((), ()))
+    return mx_dot_general(
+        x, y, numbers, None, jnp.float32, lhs_dtype=format, rhs_dtype=format, scale_rule=scale_rule
+    ).astype(dtype)
+
+
+def _check_operand(side: str, x: Any, axis: int, format: str | None) -> None:
+    if not isinstance(x, MXArray):
+        if format is None:
+            raise ValueError(f"{side} is no MXArray; precision says how to quantize it")
+        if x.dtype.name not in ("bfloat16", "float16"):
+            raise TypeError(f"{side} is {x.dtype}; VectorE quantizes bfloat16 and float16: cast it")
+        return
+    if x.axis - x.ndim * (x.axis >= 0) != axis or x.block_size != _BLOCK:
+        raise ValueError(
+            f"{side} is an MXArray in blocks of {x.block_size} along axis {x.axis}; the tensor "
+            f"engine takes blocks of {_BLOCK} along K, axis {axis}"
+        )
+    if x.format.dtype.name not in _READ:
+        raise TypeError(f"{side} is {x.format.name}; the tensor engine reads {', '.join(_READ)}")
+
+
+def _leaves(function: Any, x: MXArray) -> MXArray:
+    return MXArray(
+        function(x.data), function(x.scale), format=x.format, axis=x.axis, block_size=x.block_size
+    )
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+def _mx_matmul(x: Any, y: Any, format: str | None, dtype: Any, scale_rule: str) -> jax.Array:
+    """[M, K] @ [K, N], K cut where SBUF would not hold a group of rows."""
+    most = _STATIONARY_BYTES // (2 * ROWS * _WORD_BYTES) * ROWS * SLOTS
+    if x.shape[1] <= most:
+        return _product(x, y, format, dtype, scale_rule)
+    parts = [
+        _product(
+            _part(x, 1, start, size), _part(y, 0, start, size), format, jnp.float32, scale_rule
+        )
+        for start, size in pieces(x.shape[1], most)
+    ]
+    return functools.reduce(jnp.add, parts).astype(dtype)
+
+
+def _part(x: Any, axis: int, start: int, size: int) -> Any:
+    if not isinstance(x, MXArray):
+        return lax.slice_in_dim(x, start, start + size, axis=axis)
+    blocks = (start // _BLOCK, -(-(start + size) // _BLOCK))
+    return MXArray(
+        lax.slice_in_dim(x.data, start, start + size, axis=axis),
+        lax.slice_in_dim(x.scale, *blocks, axis=axis),
+        format=x.format, axis=x.axis, block_size=x.block_size,
+    )  # fmt: skip
+
+
+def _forward(x: Any, y: Any, format: Any, dtype: Any, scale_rule: str) -> tuple[jax.Array, Any]:
+    return _mx_matmul(x, y, format, dtype, scale_rule), (x, y)
+
+
+def _backward(format: Any, dtype: Any, scale_rule: str, kept: Any, cotangent: Any) -> Any:
+    """Each gradient is quantized along what it contracts."""
+    x, y = kept
+    grad = cotangent.astype(jnp.bfloat16)
+    plain = [_values(z) if isinstance(z, MXArray) else z for z in (x, y)]
+    types = [jnp.bfloat16 if isinstance(z, MXArray) else z.dtype for z in (x, y)]
+    dx = mx_matmul(grad, plain[1].T, format, types[0], scale_rule) if _free(x) else _nothing(x)
+    dy = mx_matmul(plain[0].T, grad, format, types[1], scale_rule) if _free(y) else _nothing(y)
+    return dx, dy
+
+
+def _free(x: Any) -> bool:
+    return not isinstance(x, MXArray)
+
+
+def _nothing(x: MXArray) -> MXArray:
+    return _leaves(jnp.zeros_like, x)
+
+
+def _values(x: MXArray) -> jax.Array:
+    return dequantize(x.data, x.scale, x.axis).astype(jnp.bfloat16)
+
+
+_mx_matmul.defvjp(_forward, _backward)
+
+
+# ---- operands as the kernel takes them ----
+
+
+def _operand(x: Any, k_axis: int) -> tuple[jax.Array, ...]:
+    """Plain: K in whole quadrants. MX: words [K / 4, F, 4], and tiles of scales [K / 4, F]."""
+    k = x.shape[k_axis]
+    whole = [(0, 0), (0, 0)]
+    whole[k_axis] = (0, -k % (SLOTS * QUADRANT))
+    if not isinstance(x, MXArray):
+        return (jnp.pad(x, whole),)
+    narrow = x.data.dtype.itemsize == 1 and "float8" in x.data.dtype.name
+    bits = lax.bitcast_convert_type(x.data, jnp.uint8) if narrow else x.data.astype(jnp.float32)
+    data = jnp.pad(bits, whole)
+    words = (data if k_axis == 0 else data.T).reshape(-1, SLOTS, x.shape[1 - k_axis])
+    words = words.transpose(0, 2, 1)
+    words = lax.bitcast_convert_type(words, x.data.dtype) if narrow else words.astype(x.data.dtype)
+    scales = lax.bitcast_convert_type(x.scale if k_axis == 0 else x.scale.T, jnp.uint8)
+    quadrants = words.shape[0] // QUADRANT
+    scales = jnp.pad(scales, ((0, quadrants * QUADRANT_SCALES - scales.shape[0]), (0, 0)))
+    rows = scales.reshape(quadrants, QUADRANT_SCALES, -1)
+    tiles = jnp.pad(rows, ((0, 0), (0, QUADRANT - QUADRANT_SCALES), (0, 0)))
+    return words, tiles.reshape(quadrants * QUADRANT, -1)
+
+
+@dataclass(frozen=True)
+class _Cut:
+    """How a product is cut."""
+
+    m: int
+    partitions: int
+    """Of all of K: a fourth of it."""
+
+    n: int
+    rows: int
+    """Of a group."""
+
+    columns: int
+    """Of y, that stay in SBUF."""
+
+    scale_rule: str
+
+    @property
+    def tiles(self) -> int:
+        """Along K."""
+        return -(-self.partitions // ROWS)
+
+
+def _cut(m: int, partitions: int, n: int, scale_rule: str) -> _Cut:
+    tiles = -(-partitions // ROWS)
+    fitting = _STATIONARY_BYTES // (2 * tiles * _WORD_BYTES * ROWS)
+    rows = ROWS * next(count for count in (4, 2, 1) if count <= max(fitting, 1))
+    columns = _MOVING_BYTES // (tiles * _WORD_BYTES) // COLUMNS * COLUMNS
+    return _Cut(m, partitions, n, min(rows, m), min(n, max(COLUMNS, columns)), scale_rule)
+
+
+def _product(x: Any, y: Any, format: str | None, dtype: Any, scale_rule: str) -> jax.Array:
+    m, n = x.shape[0], y.shape[1]
+    even = m % 2  # the stationary operand's columns come in pairs
+    left, right = _operand(x, 1), _operand(y, 0)
+    rows_axis = 1 if isinstance(x, MXArray) else 0
+    left = tuple(
+        jnp.pad(part, [(0, even if d == rows_axis else 0) for d in range(part.ndim)])
+        if "float4" not in part.dtype.name or not even
+        else jnp.pad(part.astype(jnp.float32), ((0, 0), (0, 1), (0, 0))).astype(part.dtype)
+        for part in left
+    )
+    if not isinstance(x, MXArray):
+        left = (left[0].reshape(m + even, -1, SLOTS),)
+    partitions = right[0].shape[0] // (1 if isinstance(y, MXArray) else SLOTS)
+    cut = _cut(m + even, partitions, n, scale_rule)
+    held = [part.dtype if len(side) == 2 else np.dtype(format) for side in (left, right) for part in side[:1]]
+    panels, columns = -(-cut.columns // COLUMNS), min(COLUMNS, n)
+    plain = [side[0].dtype for side in (left, right)]
+    scratch = (
+        pltrn.SBUF((2, cut.tiles, ROWS, cut.rows, SLOTS), held[0]),
+        pltrn.SBUF((2, cut.tiles, ROWS, cut.rows), jnp.uint8),
+        pltrn.SBUF((panels, cut.tiles, ROWS, columns, SLOTS), held[1]),
+        pltrn.SBUF((panels, cut.tiles, ROWS, columns), jnp.uint8),
+        pltrn.PSUM((2, _GROUP, ROWS, columns), jnp.float32),
+        pltrn.SBUF((_GROUP, ROWS, columns), dtype),
+        (pltrn.SBUF((2, ROWS, cut.rows, SLOTS), plain[0]),) if len(left) == 1 else (),
+        (
+            pltrn.SBUF((2, ROWS, SLOTS, columns), plain[1]),
+            pltrn.SBUF((2, ROWS, columns, SLOTS), plain[1]),
+        )
+        if len(right) == 1
+        else (),
+    )
+    hbm = pl.BlockSpec(memory_space=pltrn.HBM)
+    out = pl.pallas_call(
+        functools.partial(_kernel, cut=cut),
+        out_shape=jax.ShapeDtypeStruct((m + even, n), dtype),
+        in_specs=[tuple(hbm for _ in left), tuple(hbm for _ in right)],
+        out_specs=hbm,
+        scratch_shapes=scratch,
+        compiler_params=pltrn.CompilerParams(),
+        name="matmul_mx",
+    )(left, right)
+    return out[:m] if even else out
+
+
+# ---- the kernel ----
+
+
+def _kernel(
+    x: Any, y: Any, out: Any, xq: Any, xs: Any, yq: Any, ys: Any, psum: Any, staged: Any,
+    x_plain: Any, y_plain: Any, *, cut: _Cut,
+) -> None:  # fmt: skip
+    """x, y: one Ref, plain, or data and scales, in HBM. xq, xs: MX by group in turn and tile along
+    K; yq, ys: by columns and tile along K. x_plain, y_plain: what is about to be quantized."""
+    groups = -(-cut.m // cut.rows)
+    along_k = functools.partial(tiled, cut.partitions, ROWS)
+
+    def load_x(first: Any, g: Any, m0: Any, rows: int) -> None:
+        number = first + g
+
+        def tile(i: Any, p0: Any, partitions: int) -> None:
+            part, columns = pl.ds(0, partitions), pl.ds(0, rows)
+            near = (xq.at[turn(number, 2), i, part, columns], xs.at[turn(number, 2), i, part, columns])
+            if not x_plain:
+                for ref, far in zip(near, x):
+                    pltrn.dma_copy(ref, far.at[pl.ds(p0, partitions), pl.ds(m0, rows)])
+                return
+            raw = x_plain[0].at[turn(number * cut.tiles + i, 2), part, columns]
+            for slot in range(SLOTS):
+                source = x[0].at[pl.ds(m0, rows), pl.ds(p0, partitions), slot]
+                queue = "dma:gpsimd" if slot % 2 else "dma:sync"
+                pltrn.dma_transpose(raw.at[:, :, slot], source, engine=queue)
+            pltrn.quantize_mx(near[0], raw, near[1], scale_rule=cut.scale_rule)
+
+        along_k(tile)
+
+    def load_y(n0: Any, number: Any, n: Any, c0: Any, columns: int) -> None:
+        def tile(i: Any, p0: Any, partitions: int) -> None:
+            part, width = pl.ds(0, partitions), pl.ds(0, columns)
+            near = (yq.at[n, i, part, width], ys.at[n, i, part, width])
+            place = pl.ds(n0 + c0, columns)
+            if not y_plain:
+                for ref, far in zip(near, y):
+                    pltrn.dma_copy(ref, far.at[pl.ds(p0, partitions), place], engine="dma:sync")
+                return
+            slot = turn((number + n) * cut.tiles + i, 2)
+            raw = y_plain[0].at[slot, part, :, width]
+            quads = y_plain[1].at[slot, part, width]
+            rows = pl.ds(p0 * SLOTS, partitions * SLOTS)
+            pltrn.dma_copy(raw, y[0].at[rows, place], engine="dma:sync")
+            for q, engine in enumerate(_BROUGHT_TOGETHER):
+                pltrn.tensor_copy(quads.at[:, :, q], raw.at[:, q, :], engine=engine)
+            pltrn.quantize_mx(near[0], quads, near[1], scale_rule=cut.scale_rule)
+
+        along_k(tile)
+
+    def results(n0: Any, number: Any, m0: Any, rows: int, n: Any, c0: Any, columns: int) -> None:
+        bank = psum.at[turn(number * panels + n, 2)]
+        parts = pieces(rows, ROWS)
+
+        def multiply(i: Any, p0: Any, partitions: int) -> None:
+            part, width = pl.ds(0, partitions), pl.ds(0, columns)
+            for row, (start, size) in enumerate(parts):
+                left = (turn(number, 2), i, part, pl.ds(start, size))
+                pltrn.nc_matmul_mx(
+                    bank.at[row, pl.ds(0, size), width],
+                    xq.at[left],
+                    yq.at[n, i, part, width],
+                    xs.at[left],
+                    ys.at[n, i, part, width],
+                    accumulate=i > 0,
+                )
+
+        along_k(multiply)
+        for row, (start, size) in enumerate(parts):
+            tile = (row, pl.ds(0, size), pl.ds(0, columns))
+            copied_out(staged.at[tile], bank.at[tile], row)
+            place = out.at[pl.ds(m0 + start, size), pl.ds(n0 + c0, columns)]
+            pltrn.dma_copy(place, staged.at[tile], engine="dma:gpsimd")
+
+    panels = -(-cut.columns // COLUMNS)
+
+    def panel(p: Any, n0: Any, width: int) -> None:
+        first, rest = p * groups, cut.m - cut.rows
+        load = functools.partial(load_x, first)
+        load(0, 0, cut.rows)
+        loaded_ahead(
+            width,
+            COLUMNS,
+            functools.partial(load_y, n0, p * panels),
+            functools.partial(results, n0, first, 0, cut.rows),
+            before_last=lambda: load(1, cut.rows, min(cut.rows, rest)) if rest else None,
+        )
+        if not rest:
+            return
+
+        def group(g: Any, m0: Any, rows: int) -> None:
+            columns = functools.partial(results, n0, first + 1 + g, cut.rows + m0, rows)
+            tiled(width, COLUMNS, columns)
+
+        loaded_ahead(
+            rest,
+            cut.rows,
+            lambda g, m0, rows: load(g + 1, cut.rows + m0, rows),
+            group,
+            loaded=True,
+        )
+
+    tiled(cut.n, cut.columns, panel)
