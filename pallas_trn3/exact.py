@@ -16,6 +16,7 @@ from jax._src import source_info_util
 from jax._src.lax import lax as lax_internal
 
 from .instruction import MEANING
+from .rewrite import programs, rewritten
 
 _MOVES = frozenset(
     """broadcast_in_dim reshape slice dynamic_slice dynamic_update_slice transpose squeeze select_n
@@ -27,19 +28,14 @@ _MOVES = frozenset(
 
 def exact(jaxpr: jax_core.Jaxpr) -> jax_core.Jaxpr:
     """The same program with barriers, also in loops and branches."""
-    equations: list[Any] = []
-    for equation in jaxpr.eqns:
-        equations += _behind_barriers(equation)
-    return jaxpr.replace(eqns=equations)
+    return rewritten(jaxpr, _behind_barriers)
 
 
-def _behind_barriers(equation: Any) -> Sequence[Any]:
-    whole = equation.params.get("name", "")
-    instruction = isinstance(whole, str) and whole.startswith(MEANING)
-    inner = {} if instruction else {k: _inside(v) for k, v in equation.params.items()}
-    nested = any(inner[k] is not equation.params[k] for k in inner)
-    if nested:
-        return [equation.replace(params=equation.params | inner)]
+def _behind_barriers(equation: Any) -> Sequence[Any] | None:
+    name = equation.params.get("name", "")
+    instruction = isinstance(name, str) and name.startswith(MEANING)
+    if programs(equation) and not instruction:
+        return None
     outputs = [v for v in equation.outvars if not isinstance(v, jax_core.DropVar)]
     floats = [v for v in outputs if jnp.issubdtype(v.aval.dtype, jnp.inexact)]
     if not floats or equation.effects or _keeps_bits(equation):
@@ -64,15 +60,3 @@ def _keeps_bits(equation: Any) -> bool:
         source, target = equation.invars[0].aval.dtype, equation.outvars[0].aval.dtype
         return bool(target.itemsize >= source.itemsize) and jnp.issubdtype(source, jnp.inexact)
     return name in _MOVES
-
-
-def _inside(value: Any) -> Any:
-    """A parameter with the programs in it made exact; itself if there are none."""
-    if isinstance(value, jax_core.Jaxpr):
-        return exact(value)
-    if hasattr(value, "jaxpr") and hasattr(value, "consts"):  # JAX 0.10's ClosedJaxpr
-        return value.replace(jaxpr=exact(value.jaxpr))
-    if isinstance(value, (tuple, list)) and value:
-        inner = [_inside(v) for v in value]
-        return type(value)(inner) if any(a is not b for a, b in zip(inner, value)) else value
-    return value

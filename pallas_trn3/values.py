@@ -18,10 +18,10 @@ from jax._src.pallas import core as pallas_core
 from jax._src.pallas import hlo_interpreter
 from jax._src.pallas import primitives as pallas_primitives
 
-from . import grid_ids
+from . import grid_values
 from .exact import exact
 from .kernel import Block, Kernel
-from .memory import memory_of
+from .scopes import beginning, discharged, with_scopes
 
 
 def evaluate(kernel: Kernel, *operands: Any) -> list[Any]:
@@ -62,10 +62,11 @@ class _Body:
 
     @classmethod
     def of(cls, kernel: Kernel) -> _Body:
-        discharged, consts, _ = hlo_interpreter.kernel_to_hlo_jaxpr(
-            kernel.jaxpr, (), kernel.grid_mapping
-        )
-        return cls(exact(discharged), consts)
+        with kernel.grid_mapping.trace_env():
+            # Semaphores become integers.
+            physical, consts = hlo_interpreter.resolve_physical_types(kernel.jaxpr, ())
+            jaxpr, consts = discharged(with_scopes(physical), consts)
+        return cls(exact(jaxpr), consts)
 
     def changed(self, kernel: Kernel) -> frozenset[int]:
         """Numbers of the inputs and outputs that the kernel writes."""
@@ -74,7 +75,7 @@ class _Body:
         return frozenset(k for k, (before, after) in enumerate(pairs) if before is not after)
 
     def __call__(self, *values: Any) -> list[Any]:
-        return grid_ids.evaluate(self.jaxpr, self.consts, *values)
+        return grid_values.evaluate(self.jaxpr, self.consts, *values)
 
 
 @jax.tree_util.register_dataclass
@@ -229,12 +230,6 @@ def _outputs(kernel: Kernel, operands: Sequence[Any]) -> list[Any]:
 
 
 def _scratch(kernel: Kernel, body: _Body) -> list[Any]:
-    """PSUM begins as a sum of nothing, the rest as anything."""
-    avals = kernel.jaxpr.invars[kernel.grid_mapping.slice_scratch_ops]
+    own = kernel.jaxpr.invars[kernel.grid_mapping.slice_scratch_ops]
     held = body.jaxpr.invars[kernel.scalars + len(kernel.blocks) :]
-    return [
-        jnp.zeros(v.aval.shape, v.aval.dtype)
-        if memory_of(ref.aval) in ("psum", "state", "semaphore")
-        else pallas_primitives.uninitialized_value(v.aval.shape, v.aval.dtype)
-        for v, ref in zip(held, avals)
-    ]
+    return [beginning(ref.aval, v.aval) for v, ref in zip(held, own)]

@@ -1,18 +1,21 @@
-"""Evaluates a kernel on values where loops and branches ask for `program_id`.
+"""Evaluates a kernel on values, within the loops of its grid.
 
-JAX knows the grid's indices while it traces, not in programs that are traced already. Operations
-with such a question inside are traced anew, the others are taken as they are.
+JAX knows the grid's indices while it traces, not in programs that are traced already: operations
+that ask for `program_id` inside are traced anew. A branch that only moves values is no branch: both
+sides and a select take a third of the time on XLA:CPU. All else is taken as it is.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from jax import lax
 from jax._src import core as jax_core
 from jax._src import source_info_util
+
+from .rewrite import programs
 
 _QUESTIONS = ("program_id", "num_programs")
 
@@ -37,31 +40,24 @@ def evaluate(jaxpr: Any, consts: Sequence[Any], *values: Any) -> list[Any]:
 
 
 def _result(equation: Any, inputs: list[Any]) -> Any:
-    if any(map(_asks, _programs(equation))):
+    if any(map(_asks, programs(equation))):
         rule = _ANEW.get(equation.primitive.name)
         if rule is None:
             raise NotImplementedError(
                 f"program_id inside of {equation.primitive.name}; call pl.program_id before it"
             )
         return rule(inputs, **equation.params)
+    if equation.primitive.name == "cond" and _is_select(equation.params["branches"]):
+        return _select(inputs, **equation.params)
     return equation.primitive.bind(*inputs, **equation.primitive.get_bind_params(equation.params))
 
 
 @functools.cache
 def _asks(jaxpr: Any) -> bool:
     return any(
-        equation.primitive.name in _QUESTIONS or any(map(_asks, _programs(equation)))
+        equation.primitive.name in _QUESTIONS or any(map(_asks, programs(equation)))
         for equation in jaxpr.eqns
     )
-
-
-def _programs(equation: Any) -> Iterator[Any]:
-    for value in equation.params.values():
-        for one in value if isinstance(value, (tuple, list)) else (value,):
-            if isinstance(one, jax_core.Jaxpr):
-                yield one
-            elif hasattr(one, "jaxpr") and hasattr(one, "consts"):
-                yield one.jaxpr
 
 
 def _function(program: Any) -> Callable[..., list[Any]]:
@@ -72,6 +68,25 @@ def _function(program: Any) -> Callable[..., list[Any]]:
 def _cond(inputs: Sequence[Any], *, branches: Any, **_: Any) -> list[Any]:
     index, *operands = inputs
     return lax.switch(index, [_function(branch) for branch in branches], *operands)
+
+
+_CHEAP = frozenset("broadcast_in_dim reshape squeeze convert_element_type copy jit pjit".split())
+
+
+def _is_select(branches: Any) -> bool:
+    """Whether there are two sides, which do next to nothing."""
+    return len(branches) == 2 and all(_is_cheap(branch.jaxpr) for branch in branches)
+
+
+def _is_cheap(jaxpr: Any) -> bool:
+    inside = all(e.primitive.name in _CHEAP and not e.effects for e in jaxpr.eqns)
+    return inside and all(_is_cheap(p) for e in jaxpr.eqns for p in programs(e))
+
+
+def _select(inputs: Sequence[Any], *, branches: Any, **_: Any) -> list[Any]:
+    index, *operands = inputs
+    sides = [_function(branch)(*operands) for branch in branches]
+    return [a if a is b else lax.select_n(index != 0, a, b) for a, b in zip(*sides)]
 
 
 def _while(

@@ -1,0 +1,378 @@
+"""The flash kernel: groups of 128 queries against sections of keys, in a pipeline of four stages.
+
+1. Scores: products of queries and keys into PSUM, and out of it, scaled, with their maxima, in a few
+   large moves that VectorE and ScalarE share.
+2. Exponentials of a whole section less the maximum so far, their sums on the way.
+3. Probabilities transposed, by TensorE into PSUM (on NeuronCore-v4 behind its products) and from
+   there in large moves, or by the DMA engines.
+4. Products with the values, summed up in PSUM over the section; rescaled and added to the result.
+
+TensorE works for stages 1, 3 and 4 of different groups in turn, and waits for none of them.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax.numpy as jnp
+from jax import lax
+from jax.experimental import pallas as pl
+
+import pallas_trn3 as pltrn
+
+ROWS = 128
+"""Queries of a group, and keys that a product contracts at a time."""
+
+TILE = 512
+"""Keys of one product of scores: a bank of PSUM."""
+
+FP32_MIN = float(jnp.finfo(jnp.float32).min)
+
+
+@dataclass(frozen=True)
+class Choices:
+    """How the work is divided among the engines: what tuning is about."""
+
+    section: int = 2048
+    """Keys between two rescalings, a multiple of 512."""
+
+    moved_by_scalar: int = 2
+    """Tiles of a section, of 512 keys, whose scores ScalarE moves out of PSUM; VectorE the rest."""
+
+    turned_by_dma: int = 2
+    """Tiles of a section whose probabilities the DMA engines transpose; TensorE the rest."""
+
+    copied_by_vector: int = 0
+    """Tiles, of those that TensorE transposes, that VectorE moves out of PSUM; ScalarE the rest."""
+
+    exponentials: str = "vector"
+    """"vector" (NeuronCore-v4) or "scalar"."""
+
+    move: int = 1024
+    """Columns of a move out of PSUM, at most."""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What the kernel is made for."""
+
+    groups: int
+    """Groups of 128 queries that are in SBUF at a time."""
+
+    features: int
+    value_features: int
+    dtype: Any
+    scale: float
+    residuals: bool
+    generation: int
+
+
+@dataclass(frozen=True)
+class Step:
+    """A group of queries against a section of keys."""
+
+    group: Any
+    slot: Any
+    """Where the section's keys and values are."""
+
+    tiles: tuple[tuple[int, int, bool], ...]
+    """(first key, keys, whether some query does not see some of them) of each product."""
+
+    first: bool = False
+    """Whether these are the group's first keys."""
+
+    last: bool = False
+    """Whether they are its last."""
+
+    offset: int = 0
+    """Of the section's keys, in the numbers that bounds of visible keys have."""
+
+    @property
+    def keys(self) -> int:
+        """Columns of the section, up to the last that someone sees."""
+        return max(start + size for start, size, _ in self.tiles)
+
+    @property
+    def chunks(self) -> tuple[int, ...]:
+        """Numbers of its groups of 128 keys."""
+        return tuple(
+            chunk
+            for start, size, _ in self.tiles
+            for chunk in range(start // ROWS, (start + size) // ROWS)
+        )
+
+
+def scratch(sizes: Sizes, choices: Choices, slots: int) -> dict[str, Any]:
+    """The kernel's tiles by name."""
+    groups, dtype, section = sizes.groups, sizes.dtype, choices.section
+    chunks, depth = section // ROWS, -(-sizes.features // ROWS)
+    width = sizes.value_features
+    f32 = jnp.float32
+    made = {
+        "q": pltrn.SBUF((groups, depth, sizes.features // depth, ROWS), dtype),
+        "k": pltrn.SBUF((slots, depth, sizes.features // depth, section), dtype),
+        "v": pltrn.SBUF((slots, chunks, ROWS, width), dtype),
+        "scores": pltrn.PSUM((4, ROWS, TILE), f32) if choices.move < 1024 else pltrn.PSUM((2, ROWS, 1024), f32),
+        "scaled": pltrn.SBUF((2, ROWS, section), f32),
+        "maxima": pltrn.SBUF((2, ROWS, 2 * section // ROWS), f32),
+        "p": pltrn.SBUF((2, ROWS, 1, chunks, ROWS), dtype),
+        "turning": pltrn.PSUM((2, ROWS, 4, ROWS), dtype),
+        "turned": pltrn.SBUF((2, ROWS, 1, chunks, ROWS), dtype),
+        "product": pltrn.PSUM((2, ROWS, width), f32),
+        "m": pltrn.SBUF((groups, ROWS, 1), f32),
+        "l": pltrn.SBUF((groups, ROWS, 1), f32),
+        "alpha": pltrn.SBUF((groups, ROWS, 1), f32),
+        "fresh": pltrn.SBUF((2, ROWS, 2), f32),
+        "o": pltrn.SBUF((groups, ROWS, width), f32),
+        "inverse": pltrn.SBUF((2, ROWS, 1), f32),
+        "written": pltrn.SBUF((2, ROWS, width), dtype),
+        "statistics": pltrn.SBUF((2, ROWS, 2), f32),
+        "lowest": pltrn.SBUF((groups, ROWS, 1), f32),
+        "highest": pltrn.SBUF((groups, ROWS, 1), f32),
+    }  # fmt: skip
+    return made
+
+
+class Stages:
+    """Emits the stages of steps."""
+
+    def __init__(self, sizes: Sizes, choices: Choices, tiles: dict[str, Any], store: Any) -> None:
+        self.sizes, self.choices = sizes, choices
+        self.t = type("Tiles", (), tiles)
+        self.store = store
+        """Writes a group's result, and its maxima and sums."""
+
+    def emit(self, steps: tuple[Step | None, ...]) -> None:
+        """One step of the pipeline: (scores of, exponentials of, transposes of, products of)."""
+        new, raised, turned, multiplied = steps
+        if raised is not None:
+            self.exponentials(raised)
+        products = list(self.products(multiplied)) if multiplied is not None else []
+        scores = list(self.scores(new)) if new is not None else []
+        transposes = list(self.transposes(turned)) if turned is not None else []
+        for one, other in itertools.zip_longest(_merged(products, scores), transposes):
+            for act in (one, other):
+                if act is not None:
+                    act()
+        if multiplied is not None:
+            self.finish(multiplied)
+
+    # Stage 1.
+
+    def scores(self, step: Step) -> Iterator[Any]:
+        """Products of a group with tiles of keys; each with the moves that follow it."""
+        parity = lax.rem(step.group, 2)
+        width = 1024 if self.choices.move >= 1024 else TILE
+        halves: dict[int, list[tuple[int, int, bool]]] = {}
+        for tile in step.tiles:
+            halves.setdefault(tile[0] // width, []).append(tile)
+        columns = itertools.count()
+        for number, half in halves.items():
+            into = self.t.scores.at[number % (2 if width == 1024 else 4)]
+            for tile in half:
+                start, size, _ = tile
+                done = tile is half[-1]
+
+                def act(start=start, size=size, half=half, into=into, done=done, number=number) -> None:
+                    for part in range(self.t.q.shape[1]):
+                        pltrn.nc_matmul(
+                            into.at[:, pl.ds(start - number * width, size)],
+                            self.t.q.at[step.group, part],
+                            self.t.k.at[step.slot, part, :, pl.ds(start, size)],
+                            accumulate=part > 0,
+                        )
+                    if done:
+                        self._moves(step, half, into, number * width, parity, columns)
+
+                yield act
+
+    def _moves(
+        self, step: Step, tiles: Sequence[tuple[int, int, bool]], scores: Any, origin: int,
+        parity: Any, columns: Iterator[int],
+    ) -> None:  # fmt: skip
+        """Scores out of PSUM, and their maxima."""
+        scaled, scale = self.t.scaled.at[parity], self.sizes.scale
+        whole = -(-max(s + n for s, n, _ in step.tiles) // TILE)
+        plain = [tile for tile in tiles if not tile[2]]
+        begin = min((s for s, _, _ in plain), default=0)
+        end = max((s + n for s, n, _ in plain), default=0)
+        for at in range(begin, end, self.choices.move):
+            size = min(self.choices.move, end - at)
+            by_scalar = (at // TILE) >= whole - self.choices.moved_by_scalar
+            source = scores.at[:, pl.ds(at - origin, size)]
+            into = scaled.at[:, pl.ds(at, size)]
+            column = self.t.maxima.at[parity, :, pl.ds(next(columns), 1)]
+            if by_scalar and self.sizes.generation >= 4:
+                pltrn.activate2(
+                    into, source, scale, reduce_res=column, op="copy", op0="multiply", op1="bypass",
+                    reduce_op="maximum", reduce_cmd="reset_reduce",
+                )  # fmt: skip
+            else:
+                pltrn.tensor_scalar_reduce(
+                    into, source, scale, column, op0="multiply", reduce_op="maximum"
+                )
+        for start, size, masked in tiles:
+            if not masked:
+                continue
+            into = scaled.at[:, pl.ds(start, size)]
+            pltrn.activation(into, scores.at[:, pl.ds(start - origin, size)], scale=scale, op="copy")
+            pltrn.range_select(
+                into, into, self.t.lowest.at[step.group], self.t.highest.at[step.group],
+                self.t.maxima.at[parity, :, pl.ds(next(columns), 1)],
+                comp_op0="greater_equal", comp_op1="less_equal", range_start=step.offset + start,
+            )  # fmt: skip
+
+    def _maxima(self, step: Step) -> int:
+        """How many maxima the moves of a step leave."""
+        width = 1024 if self.choices.move >= 1024 else TILE
+        count = 0
+        halves: dict[int, list[tuple[int, int, bool]]] = {}
+        for tile in step.tiles:
+            halves.setdefault(tile[0] // width, []).append(tile)
+        for half in halves.values():
+            plain = sum(size for _, size, masked in half if not masked)
+            count += -(-plain // self.choices.move) + sum(masked for _, _, masked in half)
+        return count
+
+    # Stage 2.
+
+    def exponentials(self, step: Step) -> None:
+        """exp(scores - maximum), sums, and what earlier results are to be multiplied by."""
+        group, parity = step.group, lax.rem(step.group, 2)
+        maxima = self.t.maxima.at[parity, :, pl.ds(0, self._maxima(step))]
+        on_vector = self.choices.exponentials == "vector"
+        m, l, alpha = (tile.at[group] for tile in (self.t.m, self.t.l, self.t.alpha))
+        fresh = self.t.fresh.at[parity, :, pl.ds(0, 1)]
+        total = self.t.fresh.at[parity, :, pl.ds(1, 1)]
+        # m holds the maximum, or for ScalarE, which adds its bias, minus it.
+        into = m if step.first else fresh
+        pltrn.tensor_reduce(into, maxima, op="maximum", axis=1, negate=not on_vector)
+        if not step.first:
+            pltrn.tensor_tensor(
+                fresh, fresh, m, op="maximum" if on_vector else "minimum", engine="gpsimd"
+            )
+            if on_vector:
+                pltrn.exponential(alpha, m, fresh)
+            else:
+                pltrn.activation(alpha, m, fresh, -1.0, op="exp")
+            pltrn.tensor_copy(m, fresh, engine="gpsimd")
+        source = self.t.scaled.at[parity, :, pl.ds(0, step.keys)]
+        into = self.t.p.at[parity, :, :, pl.ds(0, step.keys // ROWS), :]
+        sums = l if step.first else total
+        if on_vector:
+            pltrn.exponential(into, source, m, sums, reduce_cmd="reset_reduce")
+        else:
+            for at in range(0, step.keys, max(self.choices.move, TILE)):
+                self._raised_by_scalar(step, at, parity, sums, m)
+        if not step.first:
+            pltrn.scalar_tensor_tensor(l, l, alpha, total, op0="multiply", op1="add")
+
+    def _raised_by_scalar(self, step: Step, at: int, parity: Any, sums: Any, m: Any) -> None:
+        """ScalarE's accumulators go on from move to move; the last reads them out."""
+        size = min(max(self.choices.move, TILE), step.keys - at)
+        pltrn.activation(
+            self.t.p.at[parity, :, :, pl.ds(at // ROWS, size // ROWS), :],
+            self.t.scaled.at[parity, :, pl.ds(at, size)],
+            m, None, sums if at + size == step.keys else None, op="exp", reduce_op="add",
+            reduce_cmd="reset_reduce" if at == 0 else "reduce", state=self.t.sums,
+        )  # fmt: skip
+
+    # Stage 3.
+
+    def transposes(self, step: Step) -> Iterator[Any]:
+        """Probabilities of 128 keys at a time, keys on partitions afterwards."""
+        parity = lax.rem(step.group, 2)
+        chunks = step.chunks
+        tiles = [chunks[k : k + 4] for k in range(0, len(chunks), 4)]
+        by_dma = self.choices.turned_by_dma if self.t.p.dtype.itemsize == 2 else 0
+        for number, tile in enumerate(tiles):
+            if number >= len(tiles) - by_dma:
+                yield self._turned_by_dma(parity, tile, number)
+                continue
+            for place, chunk in enumerate(tile):
+                last = place == len(tile) - 1
+
+                def act(place=place, chunk=chunk, tile=tile, number=number, last=last) -> None:
+                    turning = self.t.turning.at[number % 2]
+                    pltrn.nc_transpose(turning.at[:, place], self.t.p.at[parity, :, 0, chunk])
+                    if last:
+                        self._copied(parity, tile, turning, number)
+
+                yield act
+
+    def _turned_by_dma(self, parity: Any, tile: Sequence[int], number: int) -> Any:
+        def act() -> None:
+            part = pl.ds(tile[0], len(tile))
+            pltrn.dma_transpose(
+                self.t.turned.at[parity, :, :, part, :], self.t.p.at[parity, :, :, part, :],
+                engine=("dma:sync", "dma:scalar")[number % 2],
+            )  # fmt: skip
+
+        return act
+
+    def _copied(self, parity: Any, tile: Sequence[int], turning: Any, number: int) -> None:
+        """Transposes out of PSUM."""
+        engine = "vector" if number < self.choices.copied_by_vector else "scalar"
+        width = max(1, min(self.choices.move, TILE) // ROWS)
+        for at in range(0, len(tile), width):
+            size = min(width, len(tile) - at)
+            pltrn.tensor_copy(
+                self.t.turned.at[parity, :, 0, pl.ds(tile[0] + at, size), :],
+                turning.at[:, pl.ds(at, size), :],
+                engine=engine,
+            )
+
+    # Stage 4.
+
+    def products(self, step: Step) -> Iterator[Any]:
+        """Probabilities with values, into PSUM."""
+        parity = lax.rem(step.group, 2)
+        for number, chunk in enumerate(step.chunks):
+
+            def act(number=number, chunk=chunk) -> None:
+                pltrn.nc_matmul(
+                    self.t.product.at[parity],
+                    self.t.turned.at[parity, :, 0, chunk],
+                    self.t.v.at[step.slot, chunk],
+                    accumulate=number > 0,
+                )
+
+            yield act
+
+    def finish(self, step: Step) -> None:
+        """The product added to what was there before, rescaled; the last of a group is divided."""
+        group, parity = step.group, lax.rem(step.group, 2)
+        product, o = self.t.product.at[parity], self.t.o.at[group]
+        if not step.first:
+            pltrn.scalar_tensor_tensor(
+                o, o, self.t.alpha.at[group], product, op0="multiply", op1="add"
+            )
+        elif not step.last:
+            pltrn.tensor_copy(o, product, engine="vector")
+        if step.last:
+            self.divide(group, product if step.first else o)
+
+    def divide(self, group: Any, result: Any) -> None:
+        """A group's result by its sums, and out."""
+        parity = lax.rem(group, 2)
+        inverse, written = self.t.inverse.at[parity], self.t.written.at[parity]
+        pltrn.reciprocal(inverse, self.t.l.at[group])
+        pltrn.activation(written, result, scale=inverse, op="copy")
+        statistics = None
+        if self.sizes.residuals:
+            statistics = self.t.statistics.at[parity]
+            for column, tile in enumerate((self.t.m, self.t.l)):
+                pltrn.tensor_copy(
+                    statistics.at[:, pl.ds(column, 1)], tile.at[group], engine="gpsimd"
+                )
+        self.store(group, written, statistics)
+
+
+def _merged(one: list[Any], other: list[Any]) -> list[Any]:
+    """Both in their order, evenly mixed."""
+    places = [((k + 0.5) / len(one), 0, x) for k, x in enumerate(one)]
+    places += [((k + 0.5) / len(other), 1, x) for k, x in enumerate(other)]
+    return [x for *_, x in sorted(places, key=lambda place: place[:2])]

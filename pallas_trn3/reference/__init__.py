@@ -1,0 +1,3 @@
+"""The reference executor: a kernel one operation after another, slow and obvious, with checks."""
+
+from .execute import run as run

@@ -1,0 +1,189 @@
+"""Semaphores, and copies that run beside the kernel until it waits for them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+from jax._src.pallas import core as pallas_core
+from jax._src.state import types as state_types
+
+from .machine import Machine, Rule, rule
+from .references import load, store
+from .selection import Selection, leaves
+from .storage import Storage
+
+
+@dataclass(frozen=True)
+class Place:
+    """A Ref that an operation has among its inputs, and the part of it that it means."""
+
+    number: int
+    """Of the input that is the Ref."""
+
+    selection: Selection
+
+    @classmethod
+    def of(cls, marked: Any, transforms: Sequence[Any] | None = None) -> Place:
+        """From a tree whose inputs are marked by number."""
+        if isinstance(marked, state_types.TransformedRef):
+            marked, transforms = marked.ref, marked.transforms
+        return cls(marked.number, Selection.of(transforms or ()))
+
+
+def add(ref: Storage, keys: Any, count: int) -> int:
+    """Changes a semaphore; what it is then."""
+    value = int(np.asarray(ref.read(keys))) + count
+    ref.write(np.asarray(value).astype(pallas_core.SEMAPHORE_INTERPRET_DTYPE), keys)
+    return value
+
+
+def signal(
+    machine: Machine, equation: Any, ref: Storage, selection: Selection, inputs: Sequence[Any],
+    count: int, agent: str = "",
+) -> None:  # fmt: skip
+    """Adds to a semaphore."""
+    if machine.checks is None:
+        add(ref, selection.keys(inputs), count)
+    else:
+        keys = machine.checks.keys(equation, ref, selection, inputs)
+        machine.checks.semaphores.signal(equation, ref, keys, count, agent)
+
+
+def wait(
+    machine: Machine, equation: Any, ref: Storage, selection: Selection, inputs: Sequence[Any],
+    count: int, agent: str = "", take: bool = True,
+) -> None:  # fmt: skip
+    """Waits until a semaphore is `count` and takes that from it. What was signalled before comes
+    before in the kernel, so there is nothing to wait for, or nobody will ever signal it."""
+    if machine.checks is None:
+        if take:
+            add(ref, selection.keys(inputs), -count)
+    else:
+        keys = machine.checks.keys(equation, ref, selection, inputs)
+        machine.checks.semaphores.wait(equation, ref, keys, count, agent, take)
+
+
+def _marked(equation: Any) -> Any:
+    avals = [atom.aval for atom in equation.invars]
+    tree = equation.params["args_tree" if "args_tree" in equation.params else "tree"]
+    return tree.unflatten(leaves(len(avals), 0, avals))
+
+
+def _value(marked: Any, inputs: Sequence[Any]) -> Any:
+    return inputs[marked.number] if hasattr(marked, "number") else marked
+
+
+@rule("semaphore_signal")
+def _signal(equation: Any) -> Rule:
+    ref, transforms, count, device, core = _marked(equation)
+    if device is not None or core is not None:
+        raise NotImplementedError(
+            "the reference executor runs one core: semaphore_signal with a device_id or core_index"
+        )
+    place = Place.of(ref, transforms)
+
+    def run(machine: Machine, inputs: Sequence[Any]) -> Any:
+        number = machine.number(_value(count, inputs), equation, "the count of a signal")
+        signal(machine, equation, inputs[place.number], place.selection, inputs, number)
+        return ()
+
+    return run
+
+
+@rule("semaphore_wait")
+def _wait(equation: Any) -> Rule:
+    ref, transforms, count, decrement = _marked(equation)
+    place = Place.of(ref, transforms)
+
+    def run(machine: Machine, inputs: Sequence[Any]) -> Any:
+        number = machine.number(_value(count, inputs), equation, "the count of a wait")
+        take = bool(_value(decrement, inputs))
+        ref = inputs[place.number]
+        wait(machine, equation, ref, place.selection, inputs, number, take=take)
+        return ()
+
+    return run
+
+
+@rule("semaphore_read")
+def _read(equation: Any) -> Rule:
+    place = Place.of(*_marked(equation))
+
+    def run(machine: Machine, inputs: Sequence[Any]) -> Any:
+        keys = place.selection.keys(inputs)
+        return np.int32(np.asarray(inputs[place.number].read(keys)))
+
+    return run
+
+
+@rule("dma_start")
+def _dma_start(equation: Any) -> Rule:
+    src, dst, arrived = _copied(equation)
+    if equation.params["add"]:
+        raise NotImplementedError("an asynchronous copy that adds; use pltrn.dma_copy")
+
+    def run(machine: Machine, inputs: Sequence[Any]) -> Any:
+        source, target = inputs[src.number], inputs[dst.number]
+        value = load(machine, equation, source, src.selection, inputs)
+        store(machine, equation, target, dst.selection, inputs, value)
+        count = _count(np.size(getattr(value, "value", value)))
+        semaphore = inputs[arrived.number]
+        if machine.checks:
+            machine.checks.started(
+                equation, (source, src.selection), (target, dst.selection), inputs,
+                (semaphore, arrived.selection), count,
+            )  # fmt: skip
+        else:
+            signal(machine, equation, semaphore, arrived.selection, inputs, count)
+        return ()
+
+    return run
+
+
+@rule("dma_wait")
+def _dma_wait(equation: Any) -> Rule:
+    _, dst, arrived = _copied(equation)
+
+    def run(machine: Machine, inputs: Sequence[Any]) -> Any:
+        part = dst.selection
+        if part.plain:
+            keys = part.keys(inputs)
+            shape = inputs[dst.number].shape
+            probe = np.broadcast_to(np.int8(0), shape)
+            for key in keys:
+                probe = probe[key]
+            size = probe.size
+        else:
+            filled = jax.eval_shape(
+                lambda x: _transformed(x, part.filled(inputs)), inputs[dst.number].read()
+            )
+            size = filled.size
+        semaphore = inputs[arrived.number]
+        wait(machine, equation, semaphore, arrived.selection, inputs, _count(size))
+        return ()
+
+    return run
+
+
+def _transformed(value: Any, transforms: Any) -> Any:
+    from jax._src.state import discharge
+
+    return discharge.transform_array(value, transforms)
+
+
+def _count(size: int) -> int:
+    """What a copy of so many elements adds to its semaphore: JAX's discharge says so."""
+    return min(size, int(np.iinfo(pallas_core.SEMAPHORE_INTERPRET_DTYPE).max))
+
+
+def _copied(equation: Any) -> tuple[Place, Place, Place]:
+    src, dst, arrived, _, device = _marked(equation)
+    if device is not None:
+        raise NotImplementedError(
+            "the reference executor runs one core: a copy to another device (device_id)"
+        )
+    return Place.of(src), Place.of(dst), Place.of(arrived)
