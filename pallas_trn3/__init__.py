@@ -3,6 +3,7 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from .lowering import lower_elsewhere as _lower_elsewhere
 from .memory import HBM as HBM
 from .memory import PSUM as PSUM
 from .memory import SBUF as SBUF
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from .tuning import autotune as autotune
 
 globals().update(_OPERATIONS)
+_lower_elsewhere()
 
 # By name, the module that it is imported from when it is asked for: most programs only run.
 _LATER = {"autotune": "tuning", "Tuned": "tuning"}

@@ -21,6 +21,7 @@ from jax._src.state import discharge as state_discharge
 from jax._src.state import indexing
 from jax._src.state import types as state_types
 from jax.extend.core import Primitive
+from jax.interpreters import ad, batching
 
 from jax_trn3 import isa
 from jax_trn3.hardware import TRAINIUM3, NeuronCore
@@ -421,6 +422,23 @@ def _discharged(args: Sequence[Any], tree: Any, name: str, engine: str, params: 
         changed = old + jnp.asarray(sign * count, old.dtype)
         _, new[number] = state_discharge.transform_swap_array(held, transforms, changed)
     return new, []
+
+
+def _underivable(primals: Any, tangents: Any, *, name: str, **_: Any) -> Any:
+    raise NotImplementedError(
+        f"{name} has no derivative; give the kernel one with jax.custom_vjp, as those of "
+        "pallas_trn3.kernels have"
+    )
+
+
+def _unbatched(args: Any, dims: Any, *, name: str, **_: Any) -> Any:
+    raise NotImplementedError(
+        f"{name} in a vmap inside of a kernel; vmap the pallas_call, or loop over tiles"
+    )
+
+
+ad.primitive_jvps[instruction_p] = _underivable
+batching.primitive_batchers[instruction_p] = _unbatched
 
 
 def _at_least_2d(value: Any) -> Any:

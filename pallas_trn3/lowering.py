@@ -6,6 +6,7 @@ In the program it is a `stablehlo.composite "trn3.pallas_call"` whose attribute 
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 from jax import lax
@@ -15,9 +16,12 @@ from jax._src.pallas import mpmd, pallas_call
 from jax_trn3.ops import as_written
 from jax_trn3.ops.cpu_rules import as_cpu
 
+from .instruction import instruction_p
 from .kernel import Kernel, kernel_of
-from .params import CompilerParams, checked
+from .memory import MemorySpace
+from .params import CompilerParams
 from .registry import remember
+from .rewrite import programs
 from .tpu_info import answer
 from .values import evaluate
 
@@ -49,6 +53,33 @@ def _pallas_call(ctx: mlir.LoweringRuleContext, *args: Any, interpret: Any, **pa
     chosen = whole if _stays_whole(ctx, kernel) else plain
     with as_written(ctx) as inner:
         return mlir.lower_fun(chosen, multiple_results=True)(inner, *args)
+
+
+def lower_elsewhere(platform: str = "cpu") -> None:
+    """Lets kernels for a NeuronCore run on another platform, for their values; JAX's rule takes all
+    others."""
+
+    def rule(ctx: mlir.LoweringRuleContext, *args: Any, interpret: Any, **params: Any) -> Any:
+        kernel = kernel_of(**params)
+        if interpret or not _is_ours(kernel):
+            return pallas_call._pallas_call_lowering(ctx, *args, interpret=interpret, **params)
+        run = functools.partial(evaluate, kernel)
+        return mlir.lower_fun(run, multiple_results=True)(ctx, *args)
+
+    mlir.register_lowering(pallas_call.pallas_call_p, rule, platform=platform)
+
+
+def _is_ours(kernel: Kernel) -> bool:
+    spaces = [getattr(v.aval, "memory_space", None) for v in kernel.jaxpr.invars]
+    return (
+        isinstance(kernel.params, CompilerParams)
+        or any(isinstance(space, MemorySpace) for space in spaces)
+        or _issues(kernel.jaxpr)
+    )
+
+
+def _issues(jaxpr: Any) -> bool:
+    return any(e.primitive is instruction_p or any(map(_issues, programs(e))) for e in jaxpr.eqns)
 
 
 def _stays_whole(ctx: mlir.LoweringRuleContext, kernel: Kernel) -> bool:
