@@ -11,6 +11,7 @@ from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jax_trn3.hardware import NeuronCore
 
@@ -332,7 +333,7 @@ def _range_select_rules(instruction: Instruction, core: NeuronCore) -> Iterator[
     if not isinstance(start, int) or start <= -(2**24) or last >= 2**24:
         yield f"indices {start} to {last}; they must be integers below {2**24} in magnitude"
     other = instruction.get("on_false_value", FP32_MIN)
-    if jnp.float32(other) != jnp.float32(FP32_MIN):
+    if np.float32(other) != np.float32(FP32_MIN):
         yield f"on_false_value is {other!r}; it must be {FP32_MIN!r}, float32's least number"
 
 
