@@ -9,6 +9,8 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+from jax._src import source_info_util
+
 from jax_trn3 import isa
 
 from .instruction import issue
@@ -62,3 +64,5 @@ OPERATIONS: dict[str, Callable[..., None]] = {
     name: _operation(spec) for name, spec in isa.TABLE.items() if name not in LEFT_OUT
 }
 """Every operation by name; each is an attribute of `pallas_trn3`, too."""
+
+source_info_util.register_exclusion(__file__)  # lines of kernels are their authors'

@@ -11,11 +11,9 @@ from jax._src import core as jax_core
 from jax_trn3 import isa
 from jax_trn3.isa import Access, Semaphore
 
-from ..instruction import Operands, _packed
-from ..memory import dtype_name
+from ..instruction import Operands
 from . import values
-from .arrays import Array
-from .refs import Ref, keys_of
+from .refs import At, Ref, keys_of
 from .scalars import UNKNOWN, AtLeastZero, Both, as_index, is_integer, plain
 from .survey import parts, transfer
 from .walk import Scope, Walker
@@ -88,8 +86,10 @@ def _instruction(walker: Walker, scope: Scope, equation: Any, args: list[Any]) -
         wait=_counts(walker, operands.wait),
         signal=_counts(walker, operands.signal),
     )
+    for operand in spec.operands:
+        if operand.role != "read" and operand.name in operands.refs:
+            values.overwritten(walker, operands.refs[operand.name][0])
     walker.emit(made)
-    walker.wrote(made)
     return []
 
 
@@ -101,9 +101,10 @@ def semaphore(ref: Ref, transforms: Sequence[Any]) -> Semaphore:
     """A semaphore of a Ref to several: by its number, unless loops decide that somewhere."""
     every = [key for use in ref.uses for key in use.keys]
     keys = keys_of(ref.shape, transforms) or ()
-    if not keys or not all(isinstance(getattr(key, "index", 0), int) for key in every):
+    fixed = all(isinstance(key, At) and isinstance(key.index, int) for key in (*every, *keys))
+    if not keys or not fixed:
         return Semaphore(ref.name)
-    return Semaphore(f"{ref.name}{[getattr(key, 'index', ':') for key in keys]}")
+    return Semaphore(f"{ref.name}{[plain(key.index) for key in keys if isinstance(key, At)]}")
 
 
 def _reduced(equation: Any, operands: Operands, data: Access, axis: Any) -> Any:
@@ -251,9 +252,7 @@ def _scan(walker: Walker, scope: Scope, equation: Any, args: list[Any]) -> Seque
     xs = args[first + carried :]
     steps = _steps(jaxpr, first, carried)
     held = [values.carried(walker, c) for c in carry]
-    ys = [
-        values.result(walker, v.aval.shape, v.aval.dtype) for v in equation.outvars[carried:]
-    ]
+    ys = [values.result(walker, v.aval.shape, v.aval.dtype) for v in equation.outvars[carried:]]
 
     def body(i: Any) -> None:
         at = as_index(length - 1) - as_index(i) if params["reverse"] else i
@@ -262,9 +261,7 @@ def _scan(walker: Walker, scope: Scope, equation: Any, args: list[Any]) -> Seque
             for k, (c, step) in enumerate(zip(carry, steps))
         ]
         slices = [values.sliced(walker, x, at) for x in xs]
-        results = walker.run(
-            jaxpr, getattr(program, "consts", ()), [*consts, *now, *slices]
-        )
+        results = walker.run(jaxpr, getattr(program, "consts", ()), [*consts, *now, *slices])
         for k in range(carried):
             values.carry(walker, results[k], held[k])
         for y, result in zip(ys, results[carried:]):
@@ -350,8 +347,3 @@ def _iterations(condition: Any, inputs: list[Any], steps: list[int | None], aske
     if nearer > 1 and not apart.terms:
         return -(-apart.const // nearer)
     return None
-
-
-def packed_name(spec: Any, name: str, dtype: Any) -> str:
-    """The element type that an instruction sees."""
-    return _packed(spec, name, dtype_name(dtype) or str(dtype))

@@ -58,7 +58,7 @@ class Use:
 
     keys: tuple[Key, ...]
     by: str
-    """"engine" (an operand of an engine's instruction), "dma" or "value"."""
+    """"engine" (an operand of an engine's instruction), "dma", "value" or "semaphore"."""
 
     writes: bool
     packed: bool = False

@@ -247,6 +247,8 @@ def plain(value: Any) -> Any:
         return value.const
     if isinstance(value, (np.generic, np.ndarray)) and np.ndim(value) == 0:
         return value.item()
+    if isinstance(value, (int, float)) and type(value) not in (bool, int, float):
+        return int(value) if isinstance(value, int) else float(value)  # JAX's literals
     return value
 
 
@@ -274,8 +276,18 @@ def scalar(name: str, params: Mapping[str, Any], args: Sequence[Any], ranges: Ra
 
 
 _SAME = frozenset(
-    "convert_element_type multiple_of stop_gradient copy optimization_barrier copy_p "
-    "reduce_precision squeeze reshape broadcast_in_dim".split()
+    [
+        "convert_element_type",
+        "multiple_of",
+        "stop_gradient",
+        "copy",
+        "optimization_barrier",
+        "copy_p",
+        "reduce_precision",
+        "squeeze",
+        "reshape",
+        "broadcast_in_dim",
+    ]
 )
 
 

@@ -11,7 +11,7 @@ from jax._src.state import types as state_types
 
 from jax_trn3 import isa
 
-from ..instruction import Operands, _packed, instruction_p
+from ..instruction import Operands, _packed, instruction_p, origin_of
 from ..memory import dtype_name, memory_of
 from .refs import Ref, Use, keys_of
 from .scalars import UNKNOWN
@@ -91,9 +91,9 @@ def _walk(jaxpr: Any, env: dict[Any, Ref], found: Names, pairs: list[tuple[Ref, 
             continue
         if name == "run_scoped":
             inner = _inner(equation.params["jaxpr"])
+            names = _scoped_names(inner, equation, {ref.name for ref in found.values()})
             scoped = {
-                var: found.get(var) or new_ref(var, _scoped_name(var, equation))
-                for var in inner.invars
+                var: found.get(var) or new_ref(var, name) for var, name in zip(inner.invars, names)
             }
             captured = zip(inner.constvars, equation.invars)
             outer = {v: env[a] for v, a in captured if not _literal(a) and a in env}
@@ -107,7 +107,10 @@ def _walk(jaxpr: Any, env: dict[Any, Ref], found: Names, pairs: list[tuple[Ref, 
         for program, inputs in programs(equation):
             handed = zip(program.invars, inputs)
             _walk(
-                program, {v: env[a] for v, a in handed if not _literal(a) and a in env}, found, pairs
+                program,
+                {v: env[a] for v, a in handed if not _literal(a) and a in env},
+                found,
+                pairs,
             )
 
 
@@ -115,11 +118,18 @@ def _literal(atom: Any) -> bool:
     return isinstance(atom, jax_core.Literal)
 
 
-def _scoped_name(var: Any, equation: Any) -> str:
-    from ..instruction import origin_of
-
+def _scoped_names(jaxpr: Any, equation: Any, taken: set[str]) -> list[str]:
+    """What the author calls the Refs of a scope, and where; each name once."""
     line = origin_of(equation.source_info).line
-    return f"scoped {memory_of(var.aval)} of line {line}"
+    own = list(getattr(jaxpr.debug_info, "arg_names", None) or ())[-len(jaxpr.invars) :]
+    if len(own) != len(jaxpr.invars):
+        own = [memory_of(var.aval) for var in jaxpr.invars]
+    names: list[str] = []
+    for name in own:
+        plain = f"{name or 'scratch'} (line {line})"
+        number = sum(other.startswith(plain) for other in (*taken, *names))
+        names.append(f"{plain} {number + 1}" if number else plain)
+    return names
 
 
 class _Array:
@@ -150,8 +160,10 @@ def _instruction(equation: Any, values: Sequence[Any], pairs: list[tuple[Ref, Re
         packed = _packed(spec, name, dtype) != dtype
         kind = "engine" if packed else by
         _note(ref, transforms, roles[name] != "read", kind, packed)
+    for ref, transforms, _ in (*operands.wait, *operands.signal):
+        _note(ref, transforms, True, "semaphore")
     ends = {ref for ref, _ in operands.refs.values()}
-    if by == "dma" and len({ref.dtype for ref in ends}) == 1:
+    if by == "dma" and len({str(ref.dtype) for ref in ends}) == 1:
         one, *others = ends
         pairs += [(one, other) for other in others]
 
@@ -172,10 +184,13 @@ def accesses(equation: Any, values: Sequence[Any]) -> Iterator[tuple[Any, Any, b
         ref, transforms, *_ = params["args_tree"].unflatten(values)
         yield ref, transforms, True, "value"
     elif name in ("dma_start", "dma_wait"):
-        for number, part in enumerate(transfer(equation, values)[:2]):
+        for number, part in enumerate(transfer(equation, values)[:4]):
             ref, transforms = parts(part)
             writes = number == 1 and name == "dma_start"
-            yield ref, transforms, writes, "dma"
+            yield ref, transforms, writes, "dma" if number < 2 else "semaphore"
+    elif name in ("semaphore_signal", "semaphore_wait", "semaphore_read"):
+        ref, transforms, *_ = params["args_tree"].unflatten(values)
+        yield ref, transforms, True, "semaphore"
 
 
 def transfer(equation: Any, values: Sequence[Any]) -> tuple[Any, ...]:
