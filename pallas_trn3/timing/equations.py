@@ -76,8 +76,6 @@ def _instruction(walker: Walker, scope: Scope, equation: Any, args: list[Any]) -
     named = dict(params["params"])
     if operands.accumulate is not None:
         named["accumulate"] = walker.ranges.known(operands.accumulate)
-    if params["name"] == "tensor_reduce":
-        named["axis"] = _reduced(equation, operands, given["data"], named["axis"])
     made = spec(
         **given,
         **named,
@@ -105,24 +103,6 @@ def semaphore(ref: Ref, transforms: Sequence[Any]) -> Semaphore:
     if not keys or not fixed:
         return Semaphore(ref.name)
     return Semaphore(f"{ref.name}{[plain(key.index) for key in keys if isinstance(key, At)]}")
-
-
-def _reduced(equation: Any, operands: Operands, data: Access, axis: Any) -> Any:
-    """The dimensions of an access that are those, in the kernel's view of it."""
-    if "data" not in operands.refs:
-        return axis
-    ref, transforms = operands.refs["data"]
-    keys = keys_of(ref.shape, transforms) or ()
-    shape = [key.size for key in keys if not hasattr(key, "index")]
-    axes = [a % len(shape) for a in ((axis,) if isinstance(axis, int) else axis)]
-    wanted, size = 1, 1
-    for a in axes:
-        wanted *= shape[a]
-    for first in reversed(range(1, len(data.shape))):
-        size *= data.shape[first]
-        if size == wanted:
-            return tuple(range(first, len(data.shape)))
-    return axis
 
 
 # ---- transfers and semaphores ----

@@ -44,6 +44,33 @@ class At:
 Key = Span | At
 
 
+@dataclass(frozen=True)
+class Seen(Access):
+    """An access as the kernel sees it: dimensions that it indexes by integers are gone, slots are
+    dimensions where it has them."""
+
+    seen: tuple[int, ...] = ()
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Elements in each dimension."""
+        return self.seen
+
+
+def seen(found: Access, keys: Sequence[Key]) -> Access:
+    """The access, of the shape that these keys leave."""
+    shape = tuple(key.size for key in keys if isinstance(key, Span))
+    if math.prod(shape) == 4 * found.elements and shape[-1:] == (4,):
+        shape = shape[:-1]  # four values are one element
+    if shape == found.shape or math.prod(shape) != found.elements or not shape:
+        return found
+    if found.memory != "hbm" and shape[0] != found.partitions and len(shape) < 3:
+        return found
+    return Seen(
+        found.tile, found.slot, found.slot_count, found.start, found.size, found.step, shape
+    )
+
+
 class Recut(Exception):
     """A Ref's dimension is cut at other places than was thought."""
 
@@ -234,12 +261,12 @@ def access(ref: Ref, keys: Sequence[Key]) -> Access:
 
     **Raises:** `Recut`.
     """
-    tile = ref.tile
+    tile, given = ref.tile, keys
     assert tile is not None
     if tile.dtype.endswith("_x4") and len(keys) > len(ref.pieces or tile.shape):
         keys = keys[:-1]
     if ref.memory == "hbm":
-        return _in_hbm(ref, tile, keys)
+        return seen(_in_hbm(ref, tile, keys), given)
     if ref.rows:
         return _rows(ref, tile, keys)
     slot, count, inner = as_index(0), 1, 1
@@ -262,7 +289,7 @@ def access(ref: Ref, keys: Sequence[Key]) -> Access:
     slot += ref.turn * inner
     if len(tile.shape) > len(sizes):
         starts, sizes, steps = [0, *starts], [1, *sizes], [1, *steps]
-    return Access(
+    found = Access(
         tile,
         slot,
         min(count, tile.slots),
@@ -270,6 +297,7 @@ def access(ref: Ref, keys: Sequence[Key]) -> Access:
         tuple(reversed(sizes)),
         tuple(reversed(steps)),
     )
+    return seen(found, given)
 
 
 def _cut(ref: Ref, axis: int, first: Any, piece: int) -> Index:
