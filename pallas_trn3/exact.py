@@ -1,8 +1,9 @@
 """Programs whose compiled values are those of their operations, one after another.
 
 XLA fuses operations and then computes otherwise than they say: a product and a sum become one
-fused multiply-add, a cast to bfloat16 and back disappears. `exact` puts a barrier behind every
-operation whose float result could differ that way. Operations that only move values stay fused.
+fused multiply-add, a cast to bfloat16 and back disappears. `exact` puts `as_rounded` behind every
+operation whose float result could differ that way. Operations that only move values stay as they
+are. (JAX's optimization_barrier does not do: XLA of JAX 0.10 drops it before it fuses.)
 """
 
 from __future__ import annotations
@@ -11,11 +12,21 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
+from jax import lax
 from jax._src import core as jax_core
 from jax._src import source_info_util
-from jax._src.lax import lax as lax_internal
+from jax._src.interpreters import mlir
+from jax._src.lib.mlir.dialects import hlo
+from jax.extend.core import Primitive
 
 from .instruction import MEANING
+
+as_rounded_p = Primitive("trn3_as_rounded")
+"""Of a float array: the same, and XLA does not see that. What made it is not fused arithmetically
+with what uses it, though both may run in one loop."""
+
+_replica_id_p = Primitive("trn3_replica_id")
 from .rewrite import programs, rewritten
 
 _MOVES = frozenset(
@@ -43,15 +54,44 @@ def _behind_barriers(equation: Any) -> Sequence[Any] | None:
     before = [jax_core.Var(v.aval) for v in floats]
     renamed = dict(zip(floats, before))
     fresh = [renamed.get(v, v) for v in equation.outvars]
-    barrier = jax_core.new_jaxpr_eqn(
-        before,
-        floats,
-        lax_internal.optimization_barrier_p,
-        {},
-        jax_core.no_effects,
-        source_info_util.new_source_info(),
-    )
-    return [equation.replace(outvars=fresh), barrier]
+    rounded = [
+        jax_core.new_jaxpr_eqn(
+            [source],
+            [target],
+            as_rounded_p,
+            {},
+            jax_core.no_effects,
+            source_info_util.new_source_info(),
+        )
+        for source, target in zip(before, floats)
+    ]
+    return [equation.replace(outvars=fresh), *rounded]
+
+
+@as_rounded_p.def_abstract_eval
+def _same(x: Any) -> Any:
+    return jax_core.ShapedArray(x.shape, x.dtype)
+
+
+@_replica_id_p.def_abstract_eval
+def _number() -> Any:
+    return jax_core.ShapedArray((), np.dtype(np.uint32))
+
+
+def _as_rounded(x: Any) -> Any:
+    """Its bits, exclusively or'ed with a zero of which neither XLA nor LLVM know that it is one:
+    whether, for a number known at run time only, 7 n^2 - 1 is a square. It is 3, 6 or 7 modulo 8,
+    a square 0, 1 or 4."""
+    bits = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32, 8: jnp.uint64}.get(x.dtype.itemsize)
+    if bits is None or "float4" in str(x.dtype) or not jnp.issubdtype(x.dtype, jnp.floating):
+        return lax.optimization_barrier(x)
+    n = _replica_id_p.bind()
+    zero = (7 * n * n - 1 == (n + 5) * (n + 5)).astype(bits)
+    return lax.bitcast_convert_type(lax.bitcast_convert_type(x, bits) ^ zero, x.dtype)
+
+
+mlir.register_lowering(as_rounded_p, mlir.lower_fun(_as_rounded, multiple_results=False))
+mlir.register_lowering(_replica_id_p, lambda ctx: [hlo.ReplicaIdOp().result])
 
 
 def _keeps_bits(equation: Any) -> bool:

@@ -85,7 +85,8 @@ def _stacked(rows: Sequence[Any], aval: Any) -> Any:
         return values
     shadows = [parts(row)[1] for row in rows]
     return Partly(
-        values, np.stack([np.zeros(values.shape[1:], np.int32) if s is None else s for s in shadows])
+        values,
+        np.stack([np.zeros(values.shape[1:], np.int32) if s is None else s for s in shadows]),
     )
 
 

@@ -97,9 +97,7 @@ class _Run:
         for block, start in here:
             self._put(block, start)
 
-    def start(
-        self, block: Block, ids: tuple[int, ...]
-    ) -> Generator[Any, None, tuple[int, ...]]:
+    def start(self, block: Block, ids: tuple[int, ...]) -> Generator[Any, None, tuple[int, ...]]:
         """Where a block begins. Loops that it does not depend on count as in their first."""
         every = (*ids, *[0] * (len(self.grid) - len(ids)))
         self.machine.axes = self.axes(every)
