@@ -10,15 +10,16 @@ import itertools
 import multiprocessing
 import os
 import pickle
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from typing import Any, TypedDict
 
 import jax
 from rich.console import Console, Group, RenderableType
-from rich.progress import track
+from rich.progress import Progress
 from rich.text import Text
 
 from jax_trn3.hardware import TRAINIUM3, Chip
@@ -139,17 +140,20 @@ class Tuned:
 
     def render(self) -> RenderableType:
         """The table for a `rich` console."""
-        table = columns(*(f">{name}" for name in self.best), ">time", ">to best", "busiest", "")
+        table = columns(*(f">{name}" for name in self.best), ">time", ">to best", "busiest")
+        refused = Text()
         for trial in self.trials:
-            cells = [str(_plain(value)) for value in trial.point.values()]
             if trial.time_ps is None:
-                table.add_row(*cells, "-", "", "", _short(trial.reason))
+                point = ", ".join(f"{k}={_plain(v)}" for k, v in trial.point.items())
+                refused.append(f"{point} cannot run: {trial.reason.strip()}\n")
                 continue
+            cells = [str(_plain(value)) for value in trial.point.values()]
             share = f"{trial.busiest} {percent(trial.busiest_fraction or 0)}"
             cells += [duration(trial.time_ps), f"{trial.time_ps / self.time_ps:.3f}", share]
-            table.add_row(*cells, "")
+            table.add_row(*cells)
         head = Text(f"{len(self.trials)} points on a {self.chip.name}, {', '.join(self.shapes)}")
-        return Group(head, table, *([Text(self.note)] if self.note else []))
+        said = [text for text in (refused, Text(self.note)) if text.plain]
+        return Group(head, table, *said)
 
     def __str__(self) -> str:
         return plain(self.render(), 132)
@@ -172,7 +176,8 @@ def autotune(
     - `space`: Values to try, by name. All combinations are.
     - `shapes`: The function's arguments: arrays, or anything with a shape and a dtype.
     - `chip`: What it is simulated on.
-    - `workers`: Processes; by default one a CPU, at most one a point. 1: this process.
+    - `workers`: Processes, at most one a point. 1: this process alone. By default it begins in this
+      process, and takes one a CPU for what is left after two seconds: they need some to start.
     - `progress`: Whether to show a bar, on a terminal.
 
     **Returns:** The fastest point, its function, and the table of all.
@@ -188,8 +193,8 @@ def autotune(
     avals = tuple(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in shapes)
     if workers is not None and workers < 1:
         raise ValueError(f"workers={workers}; at least 1, or None")
-    count = min(workers or os.cpu_count() or 1, len(points))
-    trials, note = _tried(kernel_factory, points, avals, chip, count, progress)
+    jobs = [(kernel_factory, point, avals, chip) for point in points]
+    trials, note = _tried(jobs, workers, progress)
     ran = [trial for trial in trials if trial.time_ps is not None]
     if not ran:
         reasons = dict.fromkeys(trial.reason for trial in trials)
@@ -216,46 +221,57 @@ def _points(space: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
     return [dict(zip(given, values)) for values in itertools.product(*given.values())]
 
 
-def _tried(
-    factory: KernelFactory, points: list[dict[str, Any]], avals: Any, chip: Chip, workers: int,
-    progress: bool,
-) -> tuple[list[Trial], str]:  # fmt: skip
-    """A trial a point, in the points' order, and what is to be said about how."""
-    jobs = [(factory, point, avals, chip) for point in points]
-
-    def shown(trials: Iterable[Any]) -> Iterator[Any]:
-        console = Console(stderr=True)
-        quiet = not progress or not console.is_terminal
-        return iter(
-            track(trials, "simulating", len(jobs), console=console, transient=True, disable=quiet)
-        )
-
-    note = "" if workers == 1 else _why_not_elsewhere(jobs[0])
-    if workers > 1 and not note:
-        try:
-            return _in_processes(jobs, workers, shown), ""
-        except BrokenProcessPool:
-            note = (
-                "tried one after another: processes could not import the kernel factory, or end in "
-                "the script's own code; keep it in a module, and that behind "
-                'if __name__ == "__main__"'
-            )
-    return [_trial(*job) for job in shown(jobs)], note
+_Job = tuple[KernelFactory, dict[str, Any], Any, Chip]
 
 
-def _in_processes(
-    jobs: list[Any], workers: int, shown: Callable[[Iterable[Any]], Iterator[Any]]
-) -> list[Trial]:
+def _tried(jobs: Sequence[_Job], workers: int | None, progress: bool) -> tuple[list[Trial], str]:
+    """A trial a job, in their order, and what is to be said about how."""
+    console = Console(stderr=True)
+    quiet = not progress or not console.is_terminal
+    with Progress(console=console, transient=True, disable=quiet) as bar:
+        task = bar.add_task("simulating", total=len(jobs))
+        alone = _WORTH_PROCESSES_S if workers is None else 0 if workers > 1 else float("inf")
+        trials: list[Trial] = []
+        deadline = time.monotonic() + alone
+        while len(trials) < len(jobs) and time.monotonic() < deadline:
+            trials.append(_trial(*jobs[len(trials)]))
+            bar.advance(task)
+        left = jobs[len(trials) :]
+        if not left:
+            return trials, ""
+        note = _why_not_elsewhere(left[0])
+        if not note:
+            count = min(workers or os.cpu_count() or 1, len(left))
+            try:
+                return trials + _in_processes(left, count, lambda: bar.advance(task)), ""
+            except BrokenProcessPool:
+                note = _BROKEN
+        for job in left:
+            trials.append(_trial(*job))
+            bar.update(task, completed=len(trials))
+        return trials, note
+
+
+_WORTH_PROCESSES_S = 2.0
+"""About what a process needs to import JAX: points that take less are tried in this one."""
+
+_BROKEN = (
+    "tried one after another: processes could not import the kernel factory, or they ran the "
+    'script itself; keep the factory in a module, and the script behind if __name__ == "__main__"'
+)
+
+
+def _in_processes(jobs: Sequence[_Job], workers: int, advance: Callable[[], None]) -> list[Trial]:
     # Spawned, not forked: JAX's threads do not survive a fork.
     context = multiprocessing.get_context("spawn")
-    pool: Executor
     with ProcessPoolExecutor(workers, mp_context=context) as pool:
-        numbers = {pool.submit(_trial, *job): number for number, job in enumerate(jobs)}
-        found = {numbers[future]: future.result() for future in shown(as_completed(numbers))}
-    return [found[number] for number in range(len(jobs))]
+        futures = [pool.submit(_trial, *job) for job in jobs]
+        for _ in as_completed(futures):
+            advance()
+        return [future.result() for future in futures]
 
 
-def _why_not_elsewhere(job: Any) -> str:
+def _why_not_elsewhere(job: _Job) -> str:
     """Why a job cannot go to another process; "" if it can."""
     if multiprocessing.current_process().daemon:
         return "tried one after another: this process may not have others"
@@ -289,8 +305,3 @@ def _plain(value: Any) -> Any:
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     return getattr(value, "__name__", None) or repr(value)
-
-
-def _short(reason: str, most: int = 60) -> str:
-    line = reason.partition("\n")[0]
-    return line if len(line) <= most else line[: most - 3] + "..."
