@@ -3,7 +3,22 @@
 Each one has a reference in plain JAX beside it, `<name>_reference`.
 """
 
+from .adamw import adamw as adamw
+from .adamw import adamw_reference as adamw_reference
 from .catalogue import CATALOGUE as CATALOGUE
 from .catalogue import Entry as Entry
 from .matmul import matmul as matmul
 from .matmul import matmul_reference as matmul_reference
+from .norms import layernorm as layernorm
+from .norms import layernorm_reference as layernorm_reference
+from .norms import rmsnorm as rmsnorm
+from .norms import rmsnorm_reference as rmsnorm_reference
+from .norms_mx import layernorm_mx as layernorm_mx
+from .norms_mx import rmsnorm_mx as rmsnorm_mx
+from .rope import rope as rope
+from .rope import rope_angles as rope_angles
+from .rope import rope_reference as rope_reference
+from .softmax import softmax as softmax
+from .softmax import softmax_reference as softmax_reference
+from .topk import top_k as top_k
+from .topk import top_k_reference as top_k_reference

@@ -12,6 +12,7 @@ from jax.experimental import pallas as pl
 
 import pallas_trn3 as pltrn
 
+from .catalogue import CATALOGUE, Entry
 from .rows import PARTITIONS, check_floats, columns, over_rows, rows_together
 
 _WIDTH = 2048
@@ -31,7 +32,7 @@ def adamw(
     eps_root: float = 0.0,
     weight_decay: float = 1e-4,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Parameters and moments after a step of AdamW: what `optax.adamw` and `optax.apply_updates` do.
+    """Parameters and moments after a step of AdamW: `optax.adamw` and `optax.apply_updates`.
 
     The results take the memory of `params`, `m` and `v` where the caller gives it away
     (`jax.jit(..., donate_argnums=...)`).
@@ -60,9 +61,7 @@ def adamw(
     together = rows_together(
         "adamw", arrays[0].shape[0], max(bytes_of) * width, room, 4 * width * 8, most=2
     )
-    kernel = functools.partial(
-        _kernel, together=together, b1=b1, b2=b2, eps=eps, eps_root=eps_root
-    )
+    kernel = functools.partial(_kernel, together=together, b1=b1, b2=b2, eps=eps, eps_root=eps_root)
     new = over_rows(
         kernel, "adamw", arrays, [jnp.broadcast_to(factors, (PARTITIONS, 4))],
         [(width, x.dtype) for x in arrays[:3]], together,
@@ -121,12 +120,15 @@ def _kernel(
     for k in range(together):
         row, part = pl.ds(k, 1), 4 * (k % 2)
         a, b, c, d = (work.at[part + j] for j in range(4))
+        c = new_m.at[:, row] if new_m.dtype == jnp.float32 else c
+        d = new_v.at[:, row] if new_v.dtype == jnp.float32 else d
         pltrn.activation(a, g.at[:, row], scale=1 - b1, op="copy")
         pltrn.activation(b, g.at[:, row], scale=math.sqrt(1 - b2), op="square")
         pltrn.scalar_tensor_tensor(c, m.at[:, row], b1, a, op0="multiply", op1="add")
         pltrn.scalar_tensor_tensor(d, v.at[:, row], b2, b, op0="multiply", op1="add")
-        _stored(new_m.at[:, row], c)
-        _stored(new_v.at[:, row], d)
+        for new, value in ((new_m, c), (new_v, d)):
+            if new.dtype != jnp.float32:  # rounded only where it is kept
+                pltrn.tensor_copy(new.at[:, row], value, engine="gpsimd")
         pltrn.activation(b, d, bias=eps_root, scale=of_v, op="sqrt")
         pltrn.activation(b, b, bias=eps, op="reciprocal")
         pltrn.scalar_tensor_tensor(a, c, of_m, b, op0="multiply", op1="multiply")
@@ -135,5 +137,10 @@ def _kernel(
         )
 
 
-def _stored(new: Any, value: Any) -> None:
-    pltrn.tensor_copy(new, value, engine="gpsimd")
+def _entry(*dtypes: str) -> Entry:
+    arrays = (jax.ShapeDtypeStruct((8_192, 4_096), dtype) for dtype in dtypes)
+    return Entry(adamw, (*arrays, jax.ShapeDtypeStruct((), jnp.int32), 1e-3), "hbm")
+
+
+CATALOGUE["adamw float32 8192x4096"] = _entry("float32", "float32", "float32", "float32")
+CATALOGUE["adamw bfloat16 8192x4096"] = _entry("bfloat16", "float32", "float32", "bfloat16")

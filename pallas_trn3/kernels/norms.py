@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -13,6 +13,7 @@ from jax.experimental import pallas as pl
 
 import pallas_trn3 as pltrn
 
+from .catalogue import CATALOGUE, Entry
 from .rows import PARTITIONS, as_rows, check_floats, columns, over_rows, rows_together
 
 _BANK = 512
@@ -36,9 +37,7 @@ def rmsnorm(x: jax.Array, weight: jax.Array, eps: float = 1e-6) -> jax.Array:
     return _rmsnorm(float(eps), as_rows(x), weight).reshape(x.shape)
 
 
-def layernorm(
-    x: jax.Array, weight: jax.Array, bias: jax.Array, eps: float = 1e-5
-) -> jax.Array:
+def layernorm(x: jax.Array, weight: jax.Array, bias: jax.Array, eps: float = 1e-5) -> jax.Array:
     """`(x - mean(x)) * rsqrt(var(x) + eps) * weight + bias`, along the last axis.
 
     Arguments, results and errors as of `rmsnorm`; `bias` [n].
@@ -354,7 +353,8 @@ def _with_sums(
     result, added = pl.pallas_call(
         kernel,
         grid=(height // PARTITIONS,),
-        in_specs=[block(n) for _ in rows] + [pl.BlockSpec(x.shape, lambda i: (0, 0)) for x in lines],
+        in_specs=[block(n) for _ in rows]
+        + [pl.BlockSpec(x.shape, lambda i: (0, 0)) for x in lines],
         out_specs=[block(out[0]), pl.BlockSpec((sums, PARTITIONS, chunks), lambda i: (0, 0, 0))],
         out_shape=[
             jax.ShapeDtypeStruct((height, together, out[0]), out[1]),
@@ -391,3 +391,18 @@ def _at_the_end(sums: Any, total: Any) -> None:
     @pl.when(pl.program_id(0) == pl.num_programs(0) - 1)
     def _() -> None:
         pltrn.tensor_copy(sums, total)
+
+
+def _entries() -> Iterator[tuple[str, Entry]]:
+    line = jax.ShapeDtypeStruct((4_096,), jnp.float32)
+    for dtype in ("bfloat16", "float32"):
+        x = jax.ShapeDtypeStruct((16_384, 4_096), dtype)
+        yield f"rmsnorm {dtype} 16384x4096", Entry(rmsnorm, (x, line), "hbm")
+        yield f"layernorm {dtype} 16384x4096", Entry(layernorm, (x, line, line), "hbm")
+        back = functools.partial(_rms_gradient, 1e-6)
+        yield f"rmsnorm derivative {dtype} 16384x4096", Entry(back, ((x, line), x), "hbm")
+        back = functools.partial(_layer_gradient, 1e-5)
+        yield f"layernorm derivative {dtype} 16384x4096", Entry(back, ((x, line, line), x), "hbm")
+
+
+CATALOGUE.update(_entries())

@@ -18,6 +18,7 @@ import pallas_trn3 as pltrn
 from jax_trn3 import MXArray
 from jax_trn3.numerics import element_format
 
+from .catalogue import CATALOGUE, Entry
 from .norms import _check, _line, _triples, layer_row, rms_row, spread, spread_scratch
 from .rows import PARTITIONS, as_rows, columns, rows_together
 
@@ -187,3 +188,13 @@ def _scales(tiles: jax.Array, chunks: int) -> jax.Array:
     shared, _, rows = tiles.shape
     parts = tiles.reshape(shared, 4, 32, rows)[:, :, :16].reshape(shared, 4, _QUAD, 4, rows)
     return jnp.swapaxes(parts, 1, 2).reshape(shared * _QUAD, 16, rows)[:chunks]
+
+
+_X, _LINE = (
+    jax.ShapeDtypeStruct((16_384, 4_096), jnp.bfloat16),
+    jax.ShapeDtypeStruct((4_096,), "f4"),
+)
+CATALOGUE["rmsnorm to MXFP8 16384x4096"] = Entry(rmsnorm_mx, (_X, _LINE), "hbm", ("trn3",))
+CATALOGUE["layernorm to MXFP8 16384x4096"] = Entry(
+    layernorm_mx, (_X, _LINE, _LINE), "hbm", ("trn3",)
+)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import jax
@@ -11,6 +12,7 @@ from jax.experimental import pallas as pl
 
 import pallas_trn3 as pltrn
 
+from .catalogue import CATALOGUE, Entry
 from .rows import as_rows, check_floats, columns, over_rows, rows_together
 
 
@@ -73,9 +75,7 @@ def _forward(
             pltrn.tensor_reduce(largest.at[g], row, op="maximum", axis=(1, 2))
             if engine == "vector":
                 pltrn.tensor_copy(negated.at[g], largest.at[g])
-                pltrn.exponential(
-                    slot, row, negated.at[g], total.at[g], reduce_cmd="reset_reduce"
-                )
+                pltrn.exponential(slot, row, negated.at[g], total.at[g], reduce_cmd="reset_reduce")
             else:
                 pltrn.tensor_scalar(negated.at[g], largest.at[g], -1.0, op0="multiply")
                 pltrn.activation_reduce(
@@ -132,3 +132,16 @@ def _backward(
 
 
 _softmax.defvjp(_softmax_forward, _softmax_backward)
+
+
+def _entries() -> Iterator[tuple[str, Entry]]:
+    for dtype in ("bfloat16", "float32"):
+        x = jax.ShapeDtypeStruct((16_384, 4_096), dtype)
+        scalar = functools.partial(softmax, exponentials="scalar")
+        yield f"softmax {dtype} 16384x4096", Entry(softmax, (x,), "hbm", ("trn3",))
+        yield f"softmax by ScalarE {dtype} 16384x4096", Entry(scalar, (x,), "hbm")
+        back = functools.partial(_softmax_backward, "scalar")
+        yield f"softmax derivative {dtype} 16384x4096", Entry(back, (x, x), "hbm")
+
+
+CATALOGUE.update(_entries())
