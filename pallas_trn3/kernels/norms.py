@@ -399,10 +399,10 @@ def _entries() -> Iterator[tuple[str, Entry]]:
         x = jax.ShapeDtypeStruct((16_384, 4_096), dtype)
         yield f"rmsnorm {dtype} 16384x4096", Entry(rmsnorm, (x, line), "hbm")
         yield f"layernorm {dtype} 16384x4096", Entry(layernorm, (x, line, line), "hbm")
-        back = functools.partial(_rms_gradient, 1e-6)
-        yield f"rmsnorm derivative {dtype} 16384x4096", Entry(back, ((x, line), x), "hbm")
-        back = functools.partial(_layer_gradient, 1e-5)
-        yield f"layernorm derivative {dtype} 16384x4096", Entry(back, ((x, line, line), x), "hbm")
+        rms = functools.partial(_rms_gradient, 1e-6)
+        layer = functools.partial(_layer_gradient, 1e-5)
+        yield f"rmsnorm derivative {dtype} 16384x4096", Entry(rms, ((x, line), x), "hbm")
+        yield f"layernorm derivative {dtype} 16384x4096", Entry(layer, ((x, line, line), x), "hbm")
 
 
 CATALOGUE.update(_entries())

@@ -38,9 +38,9 @@ def rmsnorm_mx(
     *,
     scale_rule: str = "ocp",
 ) -> MXArray:
-    """`jax_trn3.quantize_mx(rmsnorm(x, weight, eps), -1, dtype, scale_rule=scale_rule)`, bit for bit.
+    """`jax_trn3.quantize_mx(rmsnorm(x, weight, eps), -1, dtype, scale_rule=scale_rule)`.
 
-    Of a float32 x the result is rounded to bfloat16 before it is quantized, as `quantize_mx` of the
+    Bit for bit. Of a float32 x the result is rounded to bfloat16 before it is quantized, as `quantize_mx` of the
     hardware takes 16 bits. Not differentiable, as no `MXArray` is.
 
     **Arguments:**

@@ -35,7 +35,8 @@ def top_k(operand: jax.Array, k: int, *, axis: int = -1) -> list[jax.Array]:
 
     **Returns:** Values of operand's dtype, indices int32. The values have a derivative.
 
-    **Raises:** `TypeError` for another dtype, `ValueError` for k or axis that operand does not have.
+    **Raises:** `TypeError` for another dtype, `ValueError` for a k or axis that operand does not
+    have, or k > 4096 of rows longer than 8192.
     """
     check_floats("top_k", operand)
     moved = jnp.moveaxis(operand, axis, -1)
