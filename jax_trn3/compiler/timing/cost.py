@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from jax_trn3.hardware import Topology
-from jax_trn3.simulator import Timeline, simulate
+from jax_trn3.simulator import DoesNotFit, Timeline, simulate
 
 from .graph import Body, Operation, Tensor
 from .group import Group, Plan
-from .rules import RULES
+from .rules import AUTHORED, RULES
 
 
 @dataclass(frozen=True)
@@ -109,6 +109,8 @@ def _timed(signed: _Signed, topology: Topology) -> Timed:
         plan = RULES[group.rule](group, chip)
         timeline = simulate(plan.program, chip, active_cores=chip.cores_per_stack)
     except Exception as error:
+        if group.rule in AUTHORED and isinstance(error, DoesNotFit):
+            raise
         # Not the user's doing. A rule that cannot take a group must not take away the estimate of
         # everything else: the schedule goes on without it, and says so.
         kinds = ", ".join(dict.fromkeys(op.kind for op in group.operations))

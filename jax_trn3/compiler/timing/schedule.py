@@ -10,11 +10,12 @@ from dataclasses import dataclass, field, replace
 
 from jax_trn3.hardware import Topology
 
+from . import extensions
 from .cost import Cost, ImpossiblePlan, Timed, time_group, total
 from .fusion import groups
 from .graph import Body, DeviceProgram, Mesh, Operation, Source
 from .group import Group
-from .rules import RULES
+from .rules import OPENED, RULES
 from .rules.collectives import is_collective, time_collective
 
 _SETTLED = 3
@@ -117,6 +118,7 @@ def schedule(program: DeviceProgram, machine: Machine) -> Schedule:
 
     **Raises:** `UnknownTripCount` for a loop whose count neither the program nor `machine` says.
     """
+    extensions.load()
     return _schedule(program.body, machine, program.donated_ids)
 
 
@@ -158,6 +160,9 @@ def _items(part: Group | Operation, machine: Machine) -> list[_Item]:
     if part.kind == "sdy.all_slice":
         part = _own_part(part)
         return _computed(Group("copy", (part,), part.operands, part.results), machine)
+    why = OPENED[part.kind](part) if part.kind in OPENED else ""
+    if why:
+        return [_opened(part, machine, why)]
     rule = part.kind if part.kind in RULES else "other"
     return _computed(Group(rule, (part,), part.operands, part.results), machine)
 
@@ -251,6 +256,14 @@ def _branch(operation: Operation, machine: Machine) -> _Item:
     longest = max(branches, key=lambda branch: branch.time_ps)
     cost = longest.cost
     return _Item("branch", "case", operation.source, cost, *_ends(operation), inner=longest)
+
+
+def _opened(operation: Operation, machine: Machine, why: str) -> _Item:
+    """An operation that was kept whole, by its decomposition."""
+    inner = _schedule(operation.regions[0], machine)
+    inner = replace(inner, assumptions=(*inner.assumptions, why))
+    name = operation.kind.partition(".")[2]
+    return _Item("branch", name, operation.source, inner.cost, *_ends(operation), inner=inner)
 
 
 # Placing. Two lanes: what computes, and collectives; a loop or branch takes both.

@@ -4,12 +4,20 @@ from collections.abc import Callable
 
 from jax_trn3.hardware import Chip
 
+from ..graph import Operation
 from ..group import Group, Plan
 
 Rule = Callable[[Group, Chip], Plan]
 
 RULES: dict[str, Rule] = {}
 """By name, as in `Group.rule`."""
+
+AUTHORED: set[str] = set()
+"""Rules of programs that users write (kernels): one that does not fit is an error of theirs, and
+said."""
+
+OPENED: dict[str, Callable[[Operation], str]] = {}
+"""By kind of operation, why one of them is timed by its decomposition; "" if it is not."""
 
 
 def rule(name: str) -> Callable[[Rule], Rule]:
