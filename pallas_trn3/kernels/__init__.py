@@ -22,3 +22,9 @@ from .softmax import softmax as softmax
 from .softmax import softmax_reference as softmax_reference
 from .topk import top_k as top_k
 from .topk import top_k_reference as top_k_reference
+from .projections import output_projection as output_projection
+from .projections import output_projection_reference as output_projection_reference
+from .projections import qkv_projection as qkv_projection
+from .projections import qkv_projection_reference as qkv_projection_reference
+from .transpose import transpose as transpose
+from .transpose import transpose_reference as transpose_reference

@@ -8,6 +8,7 @@ over all of K while VectorE and ScalarE copy out the four before. MX products: `
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -116,12 +117,11 @@ def _promoted(x: Any, y: Any, preferred: Any) -> tuple[jax.Array, jax.Array, Any
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _matmul(x: jax.Array, y: jax.Array, dtype: Any) -> jax.Array:
     """[M, K] @ [K, N], K cut where SBUF would not hold a group of rows."""
-    pairs = 2 if x.dtype.name in FP8 else 1
-    most = _longest(x.dtype.itemsize * pairs) * ROWS * pairs
+    most = longest(x.dtype)
     if x.shape[1] <= most:
-        return _product(x, y, dtype)
+        return products(x, [y], dtype)[0]
     parts = [
-        _product(x[:, start : start + size], y[start : start + size], np.dtype(np.float32))
+        products(x[:, start : start + size], [y[start : start + size]], np.dtype(np.float32))[0]
         for start, size in pieces(x.shape[1], most)
     ]
     return functools.reduce(jnp.add, parts).astype(dtype)
@@ -149,11 +149,13 @@ _matmul.defvjp(_forward, _backward)
 
 @dataclass(frozen=True)
 class _Cut:
-    """How a product is cut."""
+    """How products are cut."""
 
     m: int
     k: int
-    n: int
+    widths: tuple[int, ...]
+    """Columns of each y."""
+
     pairs: int
     """Values of K side by side in a partition (2 for float8)."""
 
@@ -176,44 +178,56 @@ class _Cut:
         return min(_GROUP * ROWS, self.m)
 
 
-def _longest(tile_bytes: int) -> int:
-    """Tiles along K for which two groups of rows fit."""
-    return _STATIONARY_BYTES // (2 * _GROUP * ROWS * tile_bytes)
+def longest(dtype: Any) -> int:
+    """The longest K of one kernel: two groups of rows of `x` fit in SBUF."""
+    pairs = 2 if dtype.name in FP8 else 1
+    return _STATIONARY_BYTES // (2 * _GROUP * ROWS * pairs * dtype.itemsize) * ROWS * pairs
 
 
-def _product(x: jax.Array, y: jax.Array, dtype: Any) -> jax.Array:
+def products(
+    x: jax.Array, ys: Sequence[jax.Array], dtype: Any, residual: jax.Array | None = None
+) -> list[jax.Array]:
+    """[M, K] @ [K, N] for each y, `residual` [M, N] (of the only y) added in float32. K is at most
+    `longest`; operands have dtypes that one instruction takes."""
     pairs = 2 if x.dtype.name in FP8 else 1
-    odd = -x.shape[1] % pairs
-    x, y = jnp.pad(x, ((0, 0), (0, odd))), jnp.pad(y, ((0, odd), (0, 0)))
-    (m, k), n = x.shape, y.shape[1]
-    column_bytes = -(-k // (ROWS * pairs)) * pairs * y.dtype.itemsize
+    if odd := -x.shape[1] % pairs:
+        x = jnp.pad(x, ((0, 0), (0, odd)))
+        ys = [jnp.pad(y, ((0, odd), (0, 0))) for y in ys]
+    (m, k), widths = x.shape, tuple(y.shape[1] for y in ys)
+    column_bytes = -(-k // (ROWS * pairs)) * pairs * x.dtype.itemsize
     most = _MOVING_BYTES // column_bytes // COLUMNS * COLUMNS
-    cut = _Cut(m, k, n, pairs, min(n, max(COLUMNS, most)))
-    columns = min(COLUMNS, n)
-    return pl.pallas_call(
+    cut = _Cut(m, k, widths, pairs, min(max(widths), max(COLUMNS, most)))
+    columns = min(COLUMNS, cut.columns)
+    hbm = pl.BlockSpec(memory_space=pltrn.HBM)
+    added = () if residual is None else (residual,)
+    staged = [pltrn.SBUF((_GROUP, ROWS, columns), part.dtype) for part in added]
+    (outs,) = pl.pallas_call(
         functools.partial(_kernel, cut=cut),
-        out_shape=jax.ShapeDtypeStruct((m, n), dtype),
-        in_specs=[pl.BlockSpec(memory_space=pltrn.HBM)] * 2,
-        out_specs=pl.BlockSpec(memory_space=pltrn.HBM),
+        out_shape=([jax.ShapeDtypeStruct((m, n), dtype) for n in widths],),
+        in_specs=[hbm, [hbm for _ in ys], [hbm for _ in added]],
+        out_specs=([hbm for _ in ys],),
         scratch_shapes=[
             pltrn.SBUF((2, cut.tiles, ROWS, pairs, cut.rows), x.dtype),
-            pltrn.SBUF((cut.tiles, ROWS, pairs, cut.columns), y.dtype),
+            pltrn.SBUF((cut.tiles, ROWS, pairs, cut.columns), ys[0].dtype),
             pltrn.PSUM((2, _GROUP, ROWS, columns), jnp.float32),
             pltrn.SBUF((_GROUP, ROWS, columns), dtype),
+            staged,
         ],
         compiler_params=pltrn.CompilerParams(),
         name=f"matmul_{x.dtype.name}",
-    )(x, y)
+    )(x, list(ys), list(added))
+    return list(outs)
 
 
 def _kernel(
-    x: Any, y: Any, out: Any, xt: Any, resident: Any, psum: Any, staged: Any, *, cut: _Cut
-) -> None:
-    """x [M, K], y [K, N], out [M, N] in HBM. xt: by group in turn and tile along K, [depth, rows].
-    resident: by tile along K, [depth, columns]."""
+    x: Any, ys: Any, added: Any, outs: Any, xt: Any, resident: Any, psum: Any, staged: Any,
+    terms: Any, *, cut: _Cut,
+) -> None:  # fmt: skip
+    """x [M, K], ys [K, N], outs [M, N] in HBM. xt: by group in turn and tile along K,
+    [depth, rows]. resident: by tile along K, [depth, columns]."""
     groups, panels = -(-cut.m // cut.rows), -(-cut.columns // COLUMNS)
 
-    def panel(p: Any, n0: Any, width: int) -> None:
+    def panel(y: Any, out: Any, first: int, p: Any, n0: Any, width: int) -> None:
         def load(tile: Any, k0: Any, depth: int) -> None:
             partitions = depth // cut.pairs
             for j in range(cut.pairs):
@@ -222,11 +236,13 @@ def _kernel(
                 pltrn.dma_copy(here, y.at[rows, pl.ds(n0, width)], engine="dma:sync")
 
         tiled(cut.k, cut.depth, load)
-        tiled(cut.m, cut.rows, functools.partial(group, p, n0, width))
+        number = (first + p) * groups
+        tiled(cut.m, cut.rows, functools.partial(group, out, number, n0, width))
 
-    def group(p: Any, n0: Any, width: int, g: Any, m0: Any, rows: int) -> None:
-        number = p * groups + g
-        held = xt.at[turn(number, 2)]
+    def group(
+        out: Any, first: Any, n0: Any, width: int, g: Any, m0: Any, rows: int
+    ) -> None:
+        held, number = xt.at[turn(first + g, 2)], first + g
 
         def load(tile: Any, k0: Any, depth: int) -> None:
             partitions = depth // cut.pairs
@@ -258,13 +274,21 @@ def _kernel(
             tiled(cut.k, cut.depth, multiply)
             for row, (start, size) in enumerate(parts):
                 tile = (row, pl.ds(0, size), pl.ds(0, columns))
-                copied_out(staged.at[tile], bank.at[tile], row)
-                place = out.at[pl.ds(m0 + start, size), pl.ds(n0 + c0, columns)]
-                pltrn.dma_copy(place, staged.at[tile], engine="dma:sync")
+                place = (pl.ds(m0 + start, size), pl.ds(n0 + c0, columns))
+                if added:
+                    term = terms[0].at[tile]
+                    pltrn.dma_copy(term, added[0].at[place], engine="dma:gpsimd")
+                    pltrn.tensor_tensor(staged.at[tile], bank.at[tile], term, op="add")
+                else:
+                    copied_out(staged.at[tile], bank.at[tile], row)
+                pltrn.dma_copy(out.at[place], staged.at[tile], engine="dma:sync")
 
         tiled(width, COLUMNS, results)
 
-    tiled(cut.n, cut.columns, panel)
+    first = 0
+    for y, out, n in zip(ys, outs, cut.widths):
+        tiled(n, cut.columns, functools.partial(panel, y, out, first))
+        first += -(-n // cut.columns)
 
 
 # ---- what is measured ----
