@@ -28,3 +28,5 @@ from .projections import qkv_projection as qkv_projection
 from .projections import qkv_projection_reference as qkv_projection_reference
 from .transpose import transpose as transpose
 from .transpose import transpose_reference as transpose_reference
+from .swiglu import swiglu as swiglu
+from .swiglu import swiglu_reference as swiglu_reference
