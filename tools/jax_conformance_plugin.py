@@ -49,6 +49,21 @@ def pytest_configure(config: pytest.Config) -> None:
 
     if _DUT:
         jax.config.update("jax_test_dut", _DUT)
+    if os.environ.get("JAX_PLATFORMS", "").startswith("trn3"):
+        _run_interpreted_kernels()
+
+
+def _run_interpreted_kernels() -> None:
+    """Kernels that the tests would have JAX interpret, because they know of no platform but GPU and
+    TPU that runs them, run as trn3 runs kernels."""
+    from pallas_trn3 import lowering
+
+    own = lowering._pallas_call
+
+    def rule(ctx, *args, interpret, **params):
+        return own(ctx, *args, interpret=interpret is not True and interpret, **params)
+
+    lowering._pallas_call = rule
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
