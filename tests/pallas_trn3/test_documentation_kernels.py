@@ -53,6 +53,9 @@ def test_quickstart_iota(length):
     out = jax.ShapeDtypeStruct((length,), jnp.int32)
     found = pl.pallas_call(iota_kernel, out_shape=out, grid=(length,))()
     np.testing.assert_array_equal(found, np.arange(length))
+    smem = pl.BlockSpec(memory_space=pltpu.MemorySpace.SMEM)  # the page's version for TPUs
+    found = pl.pallas_call(iota_kernel, out_specs=smem, out_shape=out, grid=(length,))()
+    np.testing.assert_array_equal(found, np.arange(length))
 
 
 def quickstart_matmul(x, y, activation=lambda z: z):
