@@ -51,7 +51,10 @@ class Choices:
     exponentials: str = "vector"
     """"vector" (NeuronCore-v4) or "scalar"."""
 
-    move: int = 1024
+    bank: int = 512
+    """Scores that lie side by side in PSUM: 512, or from NeuronCore-v3 on 1024."""
+
+    move: int = 512
     """Columns of a move out of PSUM, at most."""
 
 
@@ -90,6 +93,9 @@ class Step:
     offset: int = 0
     """Of the section's keys, in the numbers that bounds of visible keys have."""
 
+    origin: Any = 0
+    """First of its keys in the slot, in groups of 128."""
+
     @property
     def keys(self) -> int:
         """Columns of the section, up to the last that someone sees."""
@@ -105,17 +111,17 @@ class Step:
         )
 
 
-def scratch(sizes: Sizes, choices: Choices, slots: int) -> dict[str, Any]:
-    """The kernel's tiles by name."""
+def scratch(sizes: Sizes, choices: Choices, slots: int, keys: int) -> dict[str, Any]:
+    """The kernel's tiles by name; each of `slots` holds `keys` keys and their values."""
     groups, dtype, section = sizes.groups, sizes.dtype, choices.section
     chunks, depth = section // ROWS, -(-sizes.features // ROWS)
     width = sizes.value_features
     f32 = jnp.float32
     made = {
         "q": pltrn.SBUF((groups, depth, sizes.features // depth, ROWS), dtype),
-        "k": pltrn.SBUF((slots, depth, sizes.features // depth, section), dtype),
-        "v": pltrn.SBUF((slots, chunks, ROWS, width), dtype),
-        "scores": pltrn.PSUM((4, ROWS, TILE), f32) if choices.move < 1024 else pltrn.PSUM((2, ROWS, 1024), f32),
+        "k": pltrn.SBUF((slots, depth, sizes.features // depth, keys), dtype),
+        "v": pltrn.SBUF((slots, keys // ROWS, ROWS, width), dtype),
+        "scores": pltrn.PSUM((13 * 256 // choices.bank, ROWS, choices.bank), f32),
         "scaled": pltrn.SBUF((2, ROWS, section), f32),
         "maxima": pltrn.SBUF((2, ROWS, 2 * section // ROWS), f32),
         "p": pltrn.SBUF((2, ROWS, 1, chunks, ROWS), dtype),
@@ -132,6 +138,7 @@ def scratch(sizes: Sizes, choices: Choices, slots: int) -> dict[str, Any]:
         "statistics": pltrn.SBUF((2, ROWS, 2), f32),
         "lowest": pltrn.SBUF((groups, ROWS, 1), f32),
         "highest": pltrn.SBUF((groups, ROWS, 1), f32),
+        "sums": pltrn.engine_state("scalar", "accumulators"),
     }  # fmt: skip
     return made
 
@@ -142,70 +149,111 @@ class Stages:
     def __init__(self, sizes: Sizes, choices: Choices, tiles: dict[str, Any], store: Any) -> None:
         self.sizes, self.choices = sizes, choices
         self.t = type("Tiles", (), tiles)
+        self.on_vector = choices.exponentials == "vector"
         self.store = store
         """Writes a group's result, and its maxima and sums."""
 
     def emit(self, steps: tuple[Step | None, ...]) -> None:
-        """One step of the pipeline: (scores of, exponentials of, transposes of, products of)."""
+        """One step of the pipeline: (scores of, exponentials of, transposes of, products of).
+
+        Each engine works in this order. VectorE finds a maximum, moves scores while it comes
+        through, and then raises; ScalarE moves scores before it copies transposes; TensorE mixes
+        the products, a transpose behind each.
+        """
         new, raised, turned, multiplied = steps
-        if raised is not None:
-            self.exponentials(raised)
         products = list(self.products(multiplied)) if multiplied is not None else []
         scores = list(self.scores(new)) if new is not None else []
         transposes = list(self.transposes(turned)) if turned is not None else []
-        for one, other in itertools.zip_longest(_merged(products, scores), transposes):
-            for act in (one, other):
-                if act is not None:
-                    act()
-        if multiplied is not None:
-            self.finish(multiplied)
+        after = {len(products): lambda: self.finish(multiplied)} if products else {}
+        if raised is not None:
+            self.largest(raised)
+        waiting = [turned, raised]
+        count = 0
+        behind = iter(transposes)
+        for kind, act in _merged(scores, products):
+            act()
+            count += kind
+            if kind == 1 and count in after:
+                after[count]()
+            if kind == 0 and waiting:
+                self._raised(*waiting)
+                waiting = []
+            for transpose in itertools.islice(behind, 1):
+                transpose()
+        if waiting:
+            self._raised(*waiting)
+        for transpose in behind:
+            transpose()
+
+    def _raised(self, before: Step | None, step: Step | None) -> None:
+        if before is not None:
+            self.summed(before)
+        if step is not None:
+            self.exponentials(step)
 
     # Stage 1.
 
     def scores(self, step: Step) -> Iterator[Any]:
-        """Products of a group with tiles of keys; each with the moves that follow it."""
-        parity = lax.rem(step.group, 2)
-        width = 1024 if self.choices.move >= 1024 else TILE
-        halves: dict[int, list[tuple[int, int, bool]]] = {}
-        for tile in step.tiles:
-            halves.setdefault(tile[0] // width, []).append(tile)
-        columns = itertools.count()
-        for number, half in halves.items():
-            into = self.t.scores.at[number % (2 if width == 1024 else 4)]
-            for tile in half:
+        """Products of a group with tiles of keys; with the last of a bank the moves out of it."""
+        parity, columns = lax.rem(step.group, 2), itertools.count()
+        wide = self.t.scores.shape[-1]
+        banks = self._banks(step)
+        for number, tiles in enumerate(banks):
+            place = lax.rem(step.group * len(banks) + number, self.t.scores.shape[0])
+            bank = self.t.scores.at[place]
+            for tile in tiles:
                 start, size, _ = tile
-                done = tile is half[-1]
 
-                def act(start=start, size=size, half=half, into=into, done=done, number=number) -> None:
+                def act(tile=tile, start=start, size=size, bank=bank, tiles=tiles) -> None:
                     for part in range(self.t.q.shape[1]):
+                        keys = pl.ds(step.origin * ROWS + start, size)
                         pltrn.nc_matmul(
-                            into.at[:, pl.ds(start - number * width, size)],
+                            bank.at[:, pl.ds(start % wide, size)],
                             self.t.q.at[step.group, part],
-                            self.t.k.at[step.slot, part, :, pl.ds(start, size)],
+                            self.t.k.at[step.slot, part, :, keys],
                             accumulate=part > 0,
                         )
-                    if done:
-                        self._moves(step, half, into, number * width, parity, columns)
+                    if tile is tiles[-1]:
+                        self._moves(step, tiles, bank, parity, columns)
 
                 yield act
 
+    def _banks(self, step: Step) -> list[list[tuple[int, int, bool]]]:
+        """The tiles of a step that share a place in PSUM."""
+        wide = self.t.scores.shape[-1]
+        grouped = itertools.groupby(step.tiles, lambda tile: tile[0] // wide)
+        return [list(tiles) for _, tiles in grouped]
+
+    def _parts(self, tiles: Sequence[tuple[int, int, bool]]) -> list[tuple[int, int, bool]]:
+        """Moves out of a place in PSUM: (first key, keys, masked)."""
+        move, parts = self.choices.move, []
+        for masked, run in itertools.groupby(tiles, lambda tile: tile[2]):
+            some = list(run)
+            end = some[-1][0] + some[-1][1]
+            if masked:
+                parts += some
+            else:
+                parts += [(at, min(move, end - at), False) for at in range(some[0][0], end, move)]
+        return parts
+
     def _moves(
-        self, step: Step, tiles: Sequence[tuple[int, int, bool]], scores: Any, origin: int,
-        parity: Any, columns: Iterator[int],
+        self, step: Step, tiles: Sequence[tuple[int, int, bool]], bank: Any, parity: Any,
+        columns: Iterator[int],
     ) -> None:  # fmt: skip
         """Scores out of PSUM, and their maxima."""
         scaled, scale = self.t.scaled.at[parity], self.sizes.scale
-        whole = -(-max(s + n for s, n, _ in step.tiles) // TILE)
-        plain = [tile for tile in tiles if not tile[2]]
-        begin = min((s for s, _, _ in plain), default=0)
-        end = max((s + n for s, n, _ in plain), default=0)
-        for at in range(begin, end, self.choices.move):
-            size = min(self.choices.move, end - at)
-            by_scalar = (at // TILE) >= whole - self.choices.moved_by_scalar
-            source = scores.at[:, pl.ds(at - origin, size)]
+        for at, size, masked in self._parts(tiles):
+            source = bank.at[:, pl.ds(at % bank.shape[-1], size)]
             into = scaled.at[:, pl.ds(at, size)]
             column = self.t.maxima.at[parity, :, pl.ds(next(columns), 1)]
-            if by_scalar and self.sizes.generation >= 4:
+            if masked:
+                pltrn.activation(into, source, scale=scale, op="copy")
+                pltrn.range_select(
+                    into, into, self.t.lowest.at[step.group], self.t.highest.at[step.group],
+                    column, comp_op0="greater_equal", comp_op1="less_equal",
+                    range_start=step.offset + at,
+                )  # fmt: skip
+            elif self._by_scalar(step, at):
                 pltrn.activate2(
                     into, source, scale, reduce_res=column, op="copy", op0="multiply", op1="bypass",
                     reduce_op="maximum", reduce_cmd="reset_reduce",
@@ -214,60 +262,53 @@ class Stages:
                 pltrn.tensor_scalar_reduce(
                     into, source, scale, column, op0="multiply", reduce_op="maximum"
                 )
-        for start, size, masked in tiles:
-            if not masked:
-                continue
-            into = scaled.at[:, pl.ds(start, size)]
-            pltrn.activation(into, scores.at[:, pl.ds(start - origin, size)], scale=scale, op="copy")
-            pltrn.range_select(
-                into, into, self.t.lowest.at[step.group], self.t.highest.at[step.group],
-                self.t.maxima.at[parity, :, pl.ds(next(columns), 1)],
-                comp_op0="greater_equal", comp_op1="less_equal", range_start=step.offset + start,
-            )  # fmt: skip
 
-    def _maxima(self, step: Step) -> int:
-        """How many maxima the moves of a step leave."""
-        width = 1024 if self.choices.move >= 1024 else TILE
-        count = 0
-        halves: dict[int, list[tuple[int, int, bool]]] = {}
-        for tile in step.tiles:
-            halves.setdefault(tile[0] // width, []).append(tile)
-        for half in halves.values():
-            plain = sum(size for _, size, masked in half if not masked)
-            count += -(-plain // self.choices.move) + sum(masked for _, _, masked in half)
-        return count
+    def _by_scalar(self, step: Step, at: int) -> bool:
+        """Whether ScalarE moves the scores of this key: its tiles are among VectorE's, evenly."""
+        if self.sizes.generation < 4:
+            return False
+        tiles, own = self.choices.section // TILE, self.choices.moved_by_scalar
+        return (at // TILE + 1) * own // tiles > at // TILE * own // tiles
 
     # Stage 2.
+
+    def largest(self, step: Step) -> None:
+        """The maximum of a section; for ScalarE, which adds its bias, minus it."""
+        parity = lax.rem(step.group, 2)
+        count = sum(len(self._parts(tiles)) for tiles in self._banks(step))
+        maxima = self.t.maxima.at[parity, :, pl.ds(0, count)]
+        into = self.t.m.at[step.group] if step.first else self.t.fresh.at[parity, :, pl.ds(0, 1)]
+        pltrn.tensor_reduce(into, maxima, op="maximum", axis=1, negate=not self.on_vector)
 
     def exponentials(self, step: Step) -> None:
         """exp(scores - maximum), sums, and what earlier results are to be multiplied by."""
         group, parity = step.group, lax.rem(step.group, 2)
-        maxima = self.t.maxima.at[parity, :, pl.ds(0, self._maxima(step))]
-        on_vector = self.choices.exponentials == "vector"
-        m, l, alpha = (tile.at[group] for tile in (self.t.m, self.t.l, self.t.alpha))
+        m, alpha = self.t.m.at[group], self.t.alpha.at[group]
         fresh = self.t.fresh.at[parity, :, pl.ds(0, 1)]
-        total = self.t.fresh.at[parity, :, pl.ds(1, 1)]
-        # m holds the maximum, or for ScalarE, which adds its bias, minus it.
-        into = m if step.first else fresh
-        pltrn.tensor_reduce(into, maxima, op="maximum", axis=1, negate=not on_vector)
         if not step.first:
-            pltrn.tensor_tensor(
-                fresh, fresh, m, op="maximum" if on_vector else "minimum", engine="gpsimd"
-            )
-            if on_vector:
+            better = "maximum" if self.on_vector else "minimum"
+            pltrn.tensor_tensor(fresh, fresh, m, op=better, engine="vector")
+        largest = m if step.first else fresh
+        source = self.t.scaled.at[parity, :, pl.ds(0, step.keys)]
+        into = self.t.p.at[parity, :, :, pl.ds(0, step.keys // ROWS), :]
+        sums = self.t.l.at[group] if step.first else self.t.fresh.at[parity, :, pl.ds(1, 1)]
+        if self.on_vector:
+            pltrn.exponential(into, source, largest, sums, reduce_cmd="reset_reduce")
+        else:
+            for at in range(0, step.keys, max(self.choices.move, TILE)):
+                self._raised_by_scalar(step, at, parity, sums, largest)
+        if not step.first:
+            if self.on_vector:
                 pltrn.exponential(alpha, m, fresh)
             else:
                 pltrn.activation(alpha, m, fresh, -1.0, op="exp")
             pltrn.tensor_copy(m, fresh, engine="gpsimd")
-        source = self.t.scaled.at[parity, :, pl.ds(0, step.keys)]
-        into = self.t.p.at[parity, :, :, pl.ds(0, step.keys // ROWS), :]
-        sums = l if step.first else total
-        if on_vector:
-            pltrn.exponential(into, source, m, sums, reduce_cmd="reset_reduce")
-        else:
-            for at in range(0, step.keys, max(self.choices.move, TILE)):
-                self._raised_by_scalar(step, at, parity, sums, m)
+
+    def summed(self, step: Step) -> None:
+        """Sums so far, rescaled."""
         if not step.first:
+            l, alpha = self.t.l.at[step.group], self.t.alpha.at[step.group]
+            total = self.t.fresh.at[lax.rem(step.group, 2), :, pl.ds(1, 1)]
             pltrn.scalar_tensor_tensor(l, l, alpha, total, op0="multiply", op1="add")
 
     def _raised_by_scalar(self, step: Step, at: int, parity: Any, sums: Any, m: Any) -> None:
@@ -336,7 +377,7 @@ class Stages:
                 pltrn.nc_matmul(
                     self.t.product.at[parity],
                     self.t.turned.at[parity, :, 0, chunk],
-                    self.t.v.at[step.slot, chunk],
+                    self.t.v.at[step.slot, step.origin + chunk],
                     accumulate=number > 0,
                 )
 
@@ -371,8 +412,8 @@ class Stages:
         self.store(group, written, statistics)
 
 
-def _merged(one: list[Any], other: list[Any]) -> list[Any]:
-    """Both in their order, evenly mixed."""
-    places = [((k + 0.5) / len(one), 0, x) for k, x in enumerate(one)]
-    places += [((k + 0.5) / len(other), 1, x) for k, x in enumerate(other)]
-    return [x for *_, x in sorted(places, key=lambda place: place[:2])]
+def _merged(scores: list[Any], products: list[Any]) -> list[tuple[int, Any]]:
+    """Both in their order, evenly mixed: (0, a score) and (1, a product). Scores come last."""
+    places = [((k + 1) / len(scores), 0, x) for k, x in enumerate(scores)]
+    places += [((k + 0.5) / len(products), 1, x) for k, x in enumerate(products)]
+    return [x[1:] for x in sorted(places, key=lambda place: place[:2])]
