@@ -21,14 +21,13 @@ from jax._src.lib.mlir.dialects import hlo
 from jax.extend.core import Primitive
 
 from .instruction import MEANING
+from .rewrite import programs, rewritten
 
 as_rounded_p = Primitive("trn3_as_rounded")
 """Of a float array: the same, and XLA does not see that. What made it is not fused arithmetically
 with what uses it, though both may run in one loop."""
 
 _replica_id_p = Primitive("trn3_replica_id")
-from .rewrite import programs, rewritten
-
 _MOVES = frozenset(
     """broadcast_in_dim reshape slice dynamic_slice dynamic_update_slice transpose squeeze select_n
     copy concatenate pad rev gather neg abs max min optimization_barrier iota expand_dims

@@ -17,10 +17,11 @@ from jax_trn3.compiler.timing import extensions
 from jax_trn3.ops import as_written
 from jax_trn3.ops.cpu_rules import as_cpu
 
+from .checked import evaluate as checked_evaluate
 from .instruction import instruction_p
 from .kernel import Kernel, kernel_of
 from .memory import MemorySpace
-from .params import CompilerParams
+from .params import CompilerParams, checked
 from .registry import remember
 from .rewrite import programs
 from .tpu_info import answer
@@ -44,13 +45,14 @@ def _pallas_call(ctx: mlir.LoweringRuleContext, *args: Any, interpret: Any, **pa
     if params["jaxpr"].constvars:
         raise ValueError("a pallas_call that captures constants; pass them as operands")
     kernel = kernel_of(**params)
+    values = checked_evaluate if checked(kernel.params) else evaluate
 
     def whole(*operands: Any) -> list[Any]:
         key = remember(kernel)
-        return lax.composite(lambda *xs, **_: evaluate(kernel, *xs), WHOLE)(*operands, kernel=key)
+        return lax.composite(lambda *xs, **_: values(kernel, *xs), WHOLE)(*operands, kernel=key)
 
     def plain(*operands: Any) -> list[Any]:
-        return evaluate(kernel, *operands)
+        return values(kernel, *operands)
 
     chosen = whole if _stays_whole(ctx, kernel) else plain
     with as_written(ctx) as inner:

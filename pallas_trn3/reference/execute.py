@@ -14,6 +14,7 @@ from jax._src.pallas import core as pallas_core
 
 from ..kernel import Block, Kernel
 from . import control, instructions, references, semaphores  # noqa: F401 (they enter rules)
+from .checks import Checks
 from .machine import Machine
 from .storage import Partly, Storage, allocate, uninitialized
 
@@ -28,10 +29,8 @@ def run(kernel: Kernel, operands: Sequence[Any], *, check: bool = False) -> list
 
     **Raises:** with `check` a `KernelError` (errors.py) for the first wrong thing.
     """
-    if check:
-        raise NotImplementedError
     with jax.default_device(jax.devices("cpu")[0]):
-        machine = Machine(kernel)
+        machine = Machine(kernel, Checks(kernel) if check else None)
         running = _Run(machine, [np.asarray(x) for x in operands])
         results = _alone(running.whole())
         return [np.array(x) for x in results]
@@ -129,7 +128,9 @@ class _Run:
             return array
         found = array.read((_key(block, array.shape, start),))
         value, shadow = (found.value, found.shadow) if type(found) is Partly else (found, None)
-        return Storage(array.name, block.memory, np.asarray(value), shadow)
+        cut = Storage(array.name, block.memory, np.asarray(value), shadow)
+        cut.output = array.output
+        return cut
 
     def _put(self, block: Block, start: tuple[int, ...]) -> None:
         array, cut = self.arrays[block.number], self.blocks.pop(block.number)
@@ -174,7 +175,9 @@ class _Run:
                 shadow = np.pad(inside, ends, constant_values=behind)
             nothing = uninitialized((), array.dtype)
             array = np.pad(array, ends, constant_values=nothing)
-        return Storage(name, block.memory, array, shadow)
+        held = Storage(name, block.memory, array, shadow)
+        held.output = block.role == "output"
+        return held
 
 
 def _key(block: Block, shape: tuple[int, ...], start: tuple[int, ...]) -> tuple[Any, ...]:

@@ -41,6 +41,8 @@ class Issued:
         self.state = None if marked.state is None else marked.state.number
         self.accumulate = None if marked.accumulate is None else marked.accumulate.number
         self.function: Any = None
+        self.legal: set[Any] = set()
+        """Dynamic starts that were found legal."""
 
     def __call__(self, machine: Machine, inputs: Sequence[Any]) -> Any:
         """Waits, reads, computes, writes, signals."""

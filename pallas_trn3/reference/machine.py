@@ -133,7 +133,7 @@ def _computed(equation: Any) -> Rule:
         for value in inputs:
             if type(value) is Partly:
                 results = function(*[parts(value)[0] for value in inputs])
-                return machine.checks.shadowed(machine, equation, inputs, results)
+                return machine.checks.shadowed(equation, inputs, results)
         return function(*inputs)
 
     return run
@@ -158,6 +158,16 @@ def compiled(equation: Any) -> Callable[..., Any]:
         return function
     given = [k for k, a in enumerate(equation.invars) if not isinstance(a, jax_core.Literal)]
     return lambda *inputs: function(*[inputs[k] for k in given])
+
+
+def apply(primitive: Any, params: dict[str, Any], inputs: Sequence[Any]) -> Any:
+    """An operation on other values than the kernel's, all of them inputs of the program."""
+    key = tuple(sorted(params.items()))
+    try:
+        function = _compiled(primitive, key, ())
+    except TypeError:
+        function = _compiled.__wrapped__(primitive, key, ())
+    return function(*inputs)
 
 
 @functools.lru_cache(maxsize=4096)

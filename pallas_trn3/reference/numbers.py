@@ -26,7 +26,8 @@ _OPERATIONS: dict[str, Callable[..., Any]] = {
     "rem": _remainder, "max": max, "min": min, "neg": operator.neg, "abs": abs,
     "eq": operator.eq, "ne": operator.ne, "lt": operator.lt, "le": operator.le, "gt": operator.gt,
     "ge": operator.ge, "and": operator.and_, "or": operator.or_, "xor": operator.xor,
-    "not": lambda a: not a if isinstance(a, bool) else ~a, "convert_element_type": lambda a: a, "clamp": lambda low, a, high: min(max(a, low), high),
+    "not": lambda a: not a if isinstance(a, bool) else ~a, 
+    "convert_element_type": lambda a: a, "clamp": lambda low, a, high: min(max(a, low), high),
     "select_n": lambda which, *cases: cases[which],
 }  # fmt: skip
 

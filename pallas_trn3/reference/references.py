@@ -152,7 +152,7 @@ def _masked_load(equation: Any) -> Rule:
             return load(machine, equation, ref, masked.selection, inputs)
         found = masked.read(machine, ref, mask, inputs)
         if other is None:
-            return found
+            return masked.without_other(machine, ref, found, mask)
         value, shadow = parts(found)
         other, other_shadow = parts(other)
         chosen = np.where(mask, value, other)
@@ -205,11 +205,21 @@ class _Masked:
         if machine.checks is None:
             found = ref.read((places,))
         else:
-            found = machine.checks.read(self.equation, ref, (places,), lanes=mask)
+            found = machine.checks.read(self.equation, ref, (places,))
         value, shadow = parts(found)
         if not inside.all():
             value = np.where(inside, value, uninitialized((), value.dtype))
         return Partly.of(value, shadow)
+
+    def without_other(self, machine: Machine, ref: Storage, found: Any, mask: Any) -> Any:
+        """Lanes that are not loaded are undefined."""
+        if machine.checks is None:
+            return found
+        value, shadow = parts(found)
+        off = machine.checks.masked_off(ref.name, self.equation)
+        lanes = np.broadcast_to(np.asarray(mask), np.shape(value))
+        left = np.where(lanes, 0 if shadow is None else shadow, off).astype(np.int32)
+        return Partly.of(value, left)
 
     def write(
         self, machine: Machine, ref: Storage, mask: Any, value: Any, inputs: Sequence[Any]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -42,6 +43,18 @@ class Selection:
         plain = all(isinstance(t, indexing.NDIndexer) for t in transforms)
         indexers = tuple(t for t in transforms if not (plain and _everything(t)))
         return cls(indexers if plain else (), plain, tuple(transforms))
+
+    @functools.cached_property
+    def numbers(self) -> tuple[int, ...]:
+        """Of the inputs that are indices."""
+        return tuple(x.number for x in jax.tree.leaves(self.transforms) if isinstance(x, _Leaf))
+
+    def kept(self, rank: int) -> list[int]:
+        """Dimensions of the whole that are not dropped by an integer."""
+        axes = list(range(rank))
+        for indexer in self.indexers:
+            axes = [a for a, p in zip(axes, indexer.indices) if isinstance(p, indexing.Slice)]
+        return axes
 
     def keys(self, inputs: Sequence[Any], report: Report | None = None) -> Keys:
         """NumPy's indices. What is out of bounds is reported, or else moved inside as XLA does."""

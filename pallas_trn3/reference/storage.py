@@ -41,7 +41,7 @@ class Storage:
     others may hold.
     """
 
-    __slots__ = ("name", "memory", "shape", "written", "order", "sums", "_array", "_own", "_shadow",
+    __slots__ = ("name", "memory", "shape", "written", "order", "sums", "output", "_array", "_own", "_shadow",
                  "_own_shadow")  # fmt: skip
 
     def __init__(self, name: str, memory: str, array: Any, shadow: np.ndarray | None = None):
@@ -53,6 +53,7 @@ class Storage:
         """What the checks remember of accesses."""
         self.sums: Any = None
         """What the checks remember of sums in PSUM."""
+        self.output = False
 
     def read(self, keys: Keys = ()) -> Any:
         """The elements there, as an array that nobody changes; `Partly` if some are undefined."""

@@ -20,9 +20,13 @@ def kernel_in(function, *operands):
     return kernel_of(**equation.params)
 
 
-def same_bits(function, *operands):
+def same_bits(function, *operands, check=True):
     expected = jax.tree.leaves(jax.jit(function)(*operands))
-    found = run(kernel_in(function, *operands), operands)
+    kernel = kernel_in(function, *operands)
+    found = run(kernel, operands)
+    if check:
+        for plain, checked in zip(found, run(kernel, operands, check=True), strict=True):
+            assert plain.tobytes() == checked.tobytes()
     assert len(found) == len(expected)
     for ours, theirs in zip(found, expected):
         theirs = np.asarray(theirs)

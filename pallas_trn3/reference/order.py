@@ -1,0 +1,159 @@
+"""What comes before what: vector clocks of a kernel, its engines and its copies.
+
+An agent is whoever works through a list of its own: the kernel, each copy that it starts, and under
+explicit synchronization each engine and queue. Only signals and waits order agents. The cost is
+linear in the number of accesses: an access is forgotten when everybody who may come has seen it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .storage import Keys, Storage
+
+KERNEL = "the kernel"
+Clock = dict[str, int]
+Box = tuple[range, ...]
+
+
+@dataclass(frozen=True)
+class Access:
+    """Elements that an agent has touched."""
+
+    agent: str
+    time: int
+    box: Box
+    write: bool
+    equation: Any
+
+
+class Order:
+    """The agents' clocks: of whose past each one knows how much."""
+
+    def __init__(self) -> None:
+        self.clocks: dict[str, Clock] = {KERNEL: {}}
+    def step(self, agent: str) -> None:
+        """An agent begins something new, behind all that the kernel waited for."""
+        clock = self.clocks.setdefault(agent, {})
+        if agent != KERNEL:
+            join(clock, self.clocks[KERNEL])
+        clock[agent] = clock.get(agent, 0) + 1
+
+    def meet(self, engines: Sequence[str]) -> None:
+        """The kernel waits for engines."""
+        kernel = self.clocks[KERNEL]
+        for engine in engines:
+            join(kernel, self.clocks[engine])
+
+    def conflict(
+        self, ref: Storage, keys: Keys, write: bool, agent: str, equation: Any
+    ) -> Access | None:
+        """Notes an access; an earlier one that touches the same and is not known to be over."""
+        if ref.order is None:
+            if agent == KERNEL:
+                return None
+            ref.order = []
+        if not ref.order and agent == KERNEL:  # whoever comes later knows what the kernel did
+            return None
+        clock, here = self.clocks[agent], box(ref, keys)
+        kept = []
+        for past in ref.order:
+            ordered = clock.get(past.agent, 0) >= past.time
+            if (past.write or write) and not ordered and _overlap(past.box, here):
+                return past
+            seen = past.agent == agent and past.box == here and (write or not past.write)
+            covered = write and ordered and _inside(past.box, here)
+            if not (seen or covered or (ordered and agent == KERNEL)):
+                kept.append(past)
+        if agent != KERNEL:
+            kept.append(Access(agent, clock[agent], here, write, equation))
+        ref.order = kept
+        return None
+
+
+def join(clock: Clock, other: Clock) -> None:
+    """What the other knows, this one knows, too."""
+    for agent, time in other.items():
+        if clock.get(agent, 0) < time:
+            clock[agent] = time
+
+
+def box(ref: Storage, keys: Keys) -> Box:
+    """The elements of a part, a range in each dimension of the whole (at least those)."""
+    ranges = [range(n) for n in ref.shape]
+    axes = list(range(len(ranges)))
+    for key in keys:
+        left = []
+        for axis, part in zip(axes, key):
+            if isinstance(part, slice):
+                ranges[axis] = ranges[axis][part]
+                left.append(axis)
+            elif np.ndim(part) == 0:
+                ranges[axis] = ranges[axis][int(part) : int(part) + 1]
+            elif np.size(part):
+                low, high = int(np.min(part)), int(np.max(part))
+                ranges[axis] = ranges[axis][low : high + 1]
+        axes = left
+    return tuple(ranges)
+
+
+def _overlap(a: Box, b: Box) -> bool:
+    return all(map(_meet, a, b))
+
+
+def _meet(a: range, b: range) -> bool:
+    if not a or not b or a[0] > b[-1] or b[0] > a[-1]:
+        return False
+    if a.step == b.step == 1:
+        return True
+    return not set(a).isdisjoint(b)
+
+
+def _inside(a: Box, b: Box) -> bool:
+    return all(
+        not x or (y and y.step == 1 and y[0] <= x[0] and x[-1] <= y[-1]) for x, y in zip(a, b)
+    )
+
+
+@dataclass
+class Signal:
+    """What a semaphore was given."""
+
+    agent: str
+    count: int
+    clock: Clock
+    equation: Any
+
+
+class Semaphore:
+    """One semaphore's past: who signalled it, and how much of that was waited for."""
+
+    def __init__(self, ref: Storage, keys: Keys, name: str):
+        self.ref, self.keys, self.name = ref, keys, name
+        self.signals: list[Signal] = []
+        self.taken = 0
+
+    @property
+    def value(self) -> int:
+        """What it holds now."""
+        return sum(s.count for s in self.signals) - self.taken
+
+    def take(self, count: int, clock: Clock, keep: bool) -> None:
+        """A wait: who waits knows what every signal knew without which the count would not have
+        been reached."""
+        total, wanted = sum(s.count for s in self.signals), self.taken + count
+        later: dict[str, int] = {}
+        for signal in reversed(self.signals):
+            later[signal.agent] = later.get(signal.agent, 0) + signal.count
+            if total - later[signal.agent] < wanted:
+                join(clock, signal.clock)
+        if keep:
+            return
+        self.taken = wanted
+        if self.taken == total:
+            self.signals, self.taken = [], 0
+

@@ -1,0 +1,41 @@
+"""Where an instruction's operands start, as far as only a run can tell."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from jax_trn3 import isa
+
+from ..instruction import core, origin_of
+from .order import box
+
+
+def legal_starts(instruction: Any, inputs: Sequence[Any]) -> None:
+    """Holds operands in SBUF and PSUM whose first partition a run decides against the rules.
+
+    **Raises:** `IllegalInstruction`.
+    """
+    for name, place in instruction.refs.items():
+        ref = inputs[place.number]
+        if ref.memory not in ("sbuf", "psum") or not place.selection.numbers:
+            continue
+        ranges = box(ref, place.selection.keys(inputs))
+        kept = place.selection.kept(len(ranges))
+        partitions = next((ranges[axis] for axis in kept), None)
+        if partitions is None or (name, partitions) in instruction.legal:
+            continue
+        _legal(instruction, name, ref, partitions)
+        instruction.legal.add((name, partitions))
+
+
+def _legal(instruction: Any, name: str, ref: Any, partitions: range) -> None:
+    count, first = len(partitions), partitions[0]
+    allowed = core().partition_starts(count)
+    if first not in allowed:
+        origin = origin_of(instruction.equation.source_info, instruction.name)
+        raise isa.IllegalInstruction(
+            f"{instruction.name} from {origin}: {name} = {ref.name} starts at partition {first}; "
+            f"{count} partitions may start at {', '.join(map(str, allowed))}"
+        )
+
