@@ -1,6 +1,5 @@
 """Waits that nobody signals, and semaphores that are not zero at the end."""
 
-import numpy as np
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
@@ -15,7 +14,7 @@ DMA, REGULAR = pltpu.SemaphoreType.DMA, pltpu.SemaphoreType.REGULAR
 # ---- waits that nobody signals ----
 
 
-@wrong("semaphore", "nobody signals")
+@wrong("semaphore", "nobody has signalled it")
 def wait_without_a_signal():
     def kernel(x_ref, o_ref, semaphore):
         o_ref[...] = x_ref[...]
@@ -24,7 +23,7 @@ def wait_without_a_signal():
     return run(kernel, numbers(128, 64), scratch=[REGULAR])
 
 
-@wrong("semaphore", "nobody signals")
+@wrong("semaphore", "holds 1")
 def wait_for_two_of_one():
     def kernel(x_ref, o_ref, semaphore):
         o_ref[...] = x_ref[...]
@@ -34,7 +33,7 @@ def wait_for_two_of_one():
     return run(kernel, numbers(128, 64), scratch=[REGULAR])
 
 
-@wrong("semaphore", "nobody signals")
+@wrong("semaphore", "nobody has signalled it")
 def second_wait_for_one_signal():
     def kernel(x_ref, o_ref, semaphore):
         o_ref[...] = x_ref[...]
@@ -45,7 +44,7 @@ def second_wait_for_one_signal():
     return run(kernel, numbers(128, 64), scratch=[REGULAR])
 
 
-@wrong("semaphore", "nobody signals")
+@wrong("semaphore", "nobody has signalled it")
 def wait_before_the_signal():
     def kernel(x_ref, o_ref, semaphore):
         o_ref[...] = x_ref[...]
@@ -55,7 +54,7 @@ def wait_before_the_signal():
     return run(kernel, numbers(128, 64), scratch=[REGULAR])
 
 
-@wrong("semaphore", "nobody signals")
+@wrong("semaphore", "nobody has signalled it")
 def copy_that_was_not_started():
     def kernel(x_hbm, o_ref, semaphore):
         copy = pltpu.make_async_copy(x_hbm, o_ref, semaphore)
@@ -64,7 +63,7 @@ def copy_that_was_not_started():
     return run(kernel, numbers(128, 64), scratch=[DMA], in_specs=[HBM])
 
 
-@wrong("semaphores", "nobody signals")
+@wrong("semaphores", "nobody has signalled it")
 def wait_on_another_copys_semaphore():
     def kernel(x_hbm, o_ref, semaphores):
         pltpu.make_async_copy(x_hbm, o_ref, semaphores.at[0]).start()
@@ -73,7 +72,7 @@ def wait_on_another_copys_semaphore():
     return run(kernel, numbers(128, 64), scratch=[DMA((2,))], in_specs=[HBM])
 
 
-@wrong("semaphore", "nobody signals")
+@wrong("semaphore", "nobody has signalled it")
 def copy_waited_for_twice():
     def kernel(x_hbm, o_ref, semaphore):
         copy = pltpu.make_async_copy(x_hbm, o_ref, semaphore)
@@ -84,7 +83,7 @@ def copy_waited_for_twice():
     return run(kernel, numbers(128, 64), scratch=[DMA], in_specs=[HBM])
 
 
-@wrong("semaphore", "nobody signals")
+@wrong("semaphore", "nobody has signalled it")
 def branch_that_does_not_signal():
     def kernel(x_ref, o_ref, semaphore):
         o_ref[...] = x_ref[...]
@@ -102,7 +101,7 @@ def branch_that_does_not_signal():
     )
 
 
-@wrong("nobody signals", "loaded")
+@wrong("nobody has signalled it", "loaded")
 def engine_waits_for_nobody():
     def kernel(x_hbm, o_hbm, tile, out, loaded, done):
         pltrn.dma_copy(tile, x_hbm)
@@ -113,11 +112,11 @@ def engine_waits_for_nobody():
     return moved(kernel, numbers(128, 64), scratch=scratch, explicit=True)
 
 
-@wrong("nobody signals", "one", "two")
+@wrong("nobody has signalled it", "one")
 def two_engines_wait_for_each_other():
     def kernel(o_hbm, left, right, one, two):
         pltrn.memset(left, value=1.0, engine="vector", wait=[(one, 1)], signal=[(two, 1)])  # wrong
-        pltrn.memset(right, value=2.0, engine="gpsimd", wait=[(two, 1)], signal=[(one, 1)])  # wrong
+        pltrn.memset(right, value=2.0, engine="gpsimd", wait=[(two, 1)], signal=[(one, 1)])
         pltrn.dma_copy(o_hbm.at[0:64], left)
         pltrn.dma_copy(o_hbm.at[64:128], right)
 
@@ -125,7 +124,7 @@ def two_engines_wait_for_each_other():
     return moved(kernel, out=like((128, 64)), scratch=scratch, explicit=True)
 
 
-@wrong("nobody signals", "loaded")
+@wrong("holds 1", "loaded")
 def engine_waits_for_two_transfers_of_one():
     def kernel(x_hbm, o_hbm, tile, out, loaded, done):
         pltrn.dma_copy(tile, x_hbm, signal=[(loaded, 1)])
@@ -136,10 +135,25 @@ def engine_waits_for_two_transfers_of_one():
     return moved(kernel, numbers(128, 64), scratch=scratch, explicit=True)
 
 
+@wrong("one", "Signal it earlier in the kernel than it is waited for")
+def signal_of_another_engine_further_down():
+    """The engines would not mind; but a kernel's text is one of the orders in which it may run."""
+
+    def kernel(o_hbm, left, right, one, done):
+        pltrn.tensor_copy(  # wrong
+            left, right, engine="vector", wait=[(one, 1)], signal=[(done, 1)]
+        )
+        pltrn.memset(right, value=2.0, engine="gpsimd", signal=[(one, 1)])
+        pltrn.dma_copy(o_hbm, left, wait=[(done, 1)])
+
+    scratch = [SBUF((128, 64), F32), SBUF((128, 64), F32), REGULAR, REGULAR]
+    return moved(kernel, out=like((128, 64)), scratch=scratch, explicit=True)
+
+
 # ---- left over ----
 
 
-@wrong("semaphore", "left at 1")
+@wrong("semaphore", "holds 1 at the end")
 def signal_without_a_wait():
     def kernel(x_ref, o_ref, semaphore):
         o_ref[...] = x_ref[...]
@@ -148,7 +162,7 @@ def signal_without_a_wait():
     return run(kernel, numbers(128, 64), scratch=[REGULAR])
 
 
-@wrong("semaphore", "left at 2")
+@wrong("semaphore", "holds 2 at the end")
 def more_signals_than_waits():
     def kernel(x_ref, o_ref, semaphore):
         o_ref[...] = x_ref[...]
@@ -158,7 +172,7 @@ def more_signals_than_waits():
     return run(kernel, numbers(128, 64), scratch=[REGULAR])
 
 
-@wrong("semaphore", "left at")
+@wrong("semaphore", "at the end of kernel")
 def copy_that_nobody_waits_for():
     def kernel(x_hbm, o_ref, semaphore):
         pltpu.make_async_copy(x_hbm, o_ref, semaphore).start()  # wrong
@@ -166,7 +180,7 @@ def copy_that_nobody_waits_for():
     return run(kernel, numbers(128, 64), scratch=[DMA], in_specs=[HBM])
 
 
-@wrong("semaphore", "left at 3")
+@wrong("semaphore", "holds 3 at the end")
 def one_signal_a_step():
     def kernel(x_ref, o_ref, semaphore):
         o_ref[...] = x_ref[...]
@@ -178,7 +192,7 @@ def one_signal_a_step():
     )
 
 
-@wrong("semaphore", "left at 1")
+@wrong("semaphore", "holds 1 at the end")
 def left_in_a_scope():
     def kernel(x_ref, o_ref):
         def inner(semaphore):
@@ -190,7 +204,7 @@ def left_in_a_scope():
     return run(kernel, numbers(128, 64))
 
 
-@wrong("done", "left at 1")
+@wrong("done", "holds 1 at the end")
 def instruction_signals_for_nobody():
     def kernel(x_ref, o_ref, done):
         pltrn.tensor_copy(o_ref, x_ref, signal=[(done, 1)])  # wrong
@@ -262,20 +276,6 @@ def one_semaphore_for_two_copies():
     x = numbers(128, 64)
     scratch = [SBUF((128, 64), F32), SBUF((128, 64), F32), DMA]
     return run(kernel, x, 2 * x, scratch=scratch, in_specs=[HBM, HBM]), 3 * x
-
-
-@right
-def wait_before_the_signal_of_another_engine():
-    """In the text, not in time: engines are agents of their own."""
-
-    def kernel(o_hbm, left, right, one, done):
-        pltrn.tensor_copy(left, right, engine="vector", wait=[(one, 1)], signal=[(done, 1)])
-        pltrn.memset(right, value=2.0, engine="gpsimd", signal=[(one, 1)])
-        pltrn.dma_copy(o_hbm, left, wait=[(done, 1)])
-
-    scratch = [SBUF((128, 64), F32), SBUF((128, 64), F32), REGULAR, REGULAR]
-    found = moved(kernel, out=like((128, 64)), scratch=scratch, explicit=True)
-    return found, np.full((128, 64), 2, np.float32)
 
 
 @right

@@ -15,7 +15,7 @@ SBUF, PSUM = pltrn.SBUF, pltrn.PSUM
 # ---- scratch ----
 
 
-@wrong("tile", "never written")
+@wrong("tile", "have never been written")
 def scratch_in_tile_language():
     def kernel(x_ref, o_ref, tile):
         o_ref[...] = x_ref[...] + tile[...]  # wrong
@@ -23,7 +23,7 @@ def scratch_in_tile_language():
     return run(kernel, numbers(128, 64), scratch=[SBUF((128, 64), F32)])
 
 
-@wrong("tile", "never written")
+@wrong("tile", "have never been written")
 def scratch_of_integers():
     def kernel(x_ref, o_ref, tile):
         o_ref[...] = x_ref[...] + tile[...]  # wrong
@@ -31,7 +31,7 @@ def scratch_of_integers():
     return run(kernel, numbers(128, 64, dtype=np.int32), scratch=[SBUF((128, 64), I32)])
 
 
-@wrong("tile", "never written")
+@wrong("tile", "have never been written")
 def scratch_of_booleans():
     def kernel(x_ref, o_ref, tile):
         o_ref[...] = jnp.where(tile[...] != 0, x_ref[...], 1.0)  # wrong
@@ -39,7 +39,7 @@ def scratch_of_booleans():
     return run(kernel, numbers(128, 64), scratch=[SBUF((128, 64), jnp.uint8)])
 
 
-@wrong("tile", "never written")
+@wrong("tile", "have never been written")
 def scratch_in_an_instruction():
     def kernel(x_ref, o_ref, tile):
         pltrn.tensor_tensor(o_ref, x_ref, tile, op="add")  # wrong
@@ -47,7 +47,7 @@ def scratch_in_an_instruction():
     return run(kernel, numbers(128, 64), scratch=[SBUF((128, 64), F32)])
 
 
-@wrong("tile", "never written")
+@wrong("tile", "have never been written")
 def scratch_stored_by_dma():
     def kernel(x_hbm, o_hbm, tile):
         pltrn.dma_copy(tile.at[0:64], x_hbm.at[0:64])
@@ -56,7 +56,7 @@ def scratch_stored_by_dma():
     return moved(kernel, numbers(128, 64), scratch=[SBUF((128, 64), F32)])
 
 
-@wrong("acc", "never written")
+@wrong("acc", "have never been written")
 def psum_without_a_product():
     def kernel(x_ref, o_ref, acc):
         pltrn.tensor_tensor(o_ref, x_ref, acc, op="add")  # wrong
@@ -64,7 +64,7 @@ def psum_without_a_product():
     return run(kernel, numbers(128, 64), scratch=[PSUM((128, 64), F32)])
 
 
-@wrong("tile", "never written")
+@wrong("tile", "have never been written")
 def half_of_a_tile():
     def kernel(x_ref, o_ref, tile):
         tile[:, 0:32] = x_ref[:, 0:32]
@@ -73,7 +73,7 @@ def half_of_a_tile():
     return run(kernel, numbers(128, 64), scratch=[SBUF((128, 64), F32)])
 
 
-@wrong("tile", "never written")
+@wrong("tile", "have never been written")
 def all_but_one_element():
     def kernel(x_ref, o_ref, tile):
         tile[...] = jnp.zeros_like(tile)
@@ -89,7 +89,7 @@ def all_but_one_element():
     return run(kernel, numbers(128, 64), scratch=[SBUF((128, 64), F32)])
 
 
-@wrong("tiles", "never written")
+@wrong("tiles", "have never been written")
 def slot_that_was_not_loaded():
     def kernel(x_hbm, o_hbm, tiles):
         pltrn.dma_copy(tiles.at[0], x_hbm)
@@ -98,7 +98,7 @@ def slot_that_was_not_loaded():
     return moved(kernel, numbers(128, 64), scratch=[SBUF((128, 64), F32, buffers=2)])
 
 
-@wrong("tile", "never written")
+@wrong("tile", "have never been written")
 def scratch_of_an_earlier_scope():
     def kernel(x_ref, o_ref):
         def write(tile):
@@ -113,12 +113,12 @@ def scratch_of_an_earlier_scope():
     return run(kernel, numbers(128, 64))
 
 
-@wrong("tile", "never written")
+@wrong("tile", "have never been written")
 def sum_begun_in_the_wrong_step():
     def kernel(x_ref, o_ref, tile):
         k = pl.program_id(0)
 
-        @pl.when(k == 1)
+        @pl.when(k == 2)
         def _():
             tile[...] = jnp.zeros_like(tile)
 
@@ -135,7 +135,7 @@ def sum_begun_in_the_wrong_step():
     )  # fmt: skip
 
 
-@wrong("never written")
+@wrong("have never been written")
 def sum_in_an_output_that_was_not_begun():
     def kernel(x_ref, o_ref):
         o_ref[...] += x_ref[...]  # wrong
@@ -147,7 +147,7 @@ def sum_in_an_output_that_was_not_begun():
     )  # fmt: skip
 
 
-@wrong("tile", "never written")
+@wrong("tile", "have never been written")
 def product_with_an_unwritten_row():
     def kernel(x_ref, y_ref, o_ref, tile, acc):
         tile[0:32] = y_ref[0:32]
@@ -159,7 +159,7 @@ def product_with_an_unwritten_row():
     return run(kernel, *inputs, out=like((64, 64)), scratch=scratch)
 
 
-@wrong("tile", "never written")
+@wrong("tile", "have never been written")
 def sum_of_a_row_with_a_gap():
     def kernel(x_ref, o_ref, tile):
         tile[:, 0:63] = x_ref[:, 0:63]
@@ -171,7 +171,7 @@ def sum_of_a_row_with_a_gap():
 # ---- behind a choice ----
 
 
-@wrong("tile", "never written")
+@wrong("tile", "have never been written")
 def chosen_by_where():
     def kernel(x_ref, o_ref, tile):
         tile[:, 0:32] = x_ref[:, 0:32]
@@ -181,7 +181,7 @@ def chosen_by_where():
     return run(kernel, numbers(128, 64), scratch=[SBUF((128, 64), F32)])
 
 
-@wrong("tile", "never written")
+@wrong("tile", "have never been written")
 def decides_a_where():
     def kernel(x_ref, o_ref, tile):
         o_ref[...] = jnp.where(tile[...] > 0, x_ref[...], -x_ref[...])  # wrong
@@ -189,7 +189,7 @@ def decides_a_where():
     return run(kernel, numbers(128, 64), scratch=[SBUF((128, 64), F32)])
 
 
-@wrong("tile", "never written")
+@wrong("tile", "have never been written")
 def decides_a_branch():
     def kernel(x_ref, o_ref, tile):
         o_ref[...] = x_ref[...]
@@ -201,7 +201,7 @@ def decides_a_branch():
     return run(kernel, numbers(128, 64), scratch=[SBUF((128, 64), I32)])
 
 
-@wrong("tile", "never written")
+@wrong("tile", "have never been written")
 def decides_where_to_read():
     def kernel(x_ref, o_ref, tile):
         row = tile[0, 0]  # wrong
@@ -211,7 +211,7 @@ def decides_where_to_read():
     return run(kernel, numbers(128, 64), out=like((1, 64)), scratch=scratch)
 
 
-@wrong("tile", "never written")
+@wrong("tile", "have never been written")
 def times_zero():
     """A product with 0 is no protection: what is there may be infinite."""
 
@@ -221,7 +221,7 @@ def times_zero():
     return run(kernel, numbers(128, 64), scratch=[SBUF((128, 64), F32)])
 
 
-@wrong("tile", "never written")
+@wrong("tile", "have never been written")
 def predicated_copy_of_too_little():
     def kernel(x_ref, p_ref, o_ref, tile):
         pltrn.tensor_copy_predicated(tile, x_ref, p_ref)
@@ -392,7 +392,7 @@ def branch_on_what_was_written():
 _EDGE = pl.BlockSpec((128, 64), lambda i: (0, i))
 
 
-@wrong("never written")
+@wrong("x_ref behind the edge of its array of shape (128, 100)")
 def sum_over_the_edge():
     def kernel(x_ref, o_ref):
         @pl.when(pl.program_id(0) == 0)
@@ -407,7 +407,7 @@ def sum_over_the_edge():
     )  # fmt: skip
 
 
-@wrong("never written")
+@wrong("x_ref behind the edge of its array of shape (100, 64)")
 def product_over_the_edge():
     def kernel(x_ref, y_ref, o_ref, acc):
         k = pl.program_id(0)
