@@ -8,6 +8,7 @@ are. (JAX's optimization_barrier does not do: XLA of JAX 0.10 drops it before it
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -28,26 +29,68 @@ as_rounded_p = Primitive("trn3_as_rounded")
 with what uses it, though both may run in one loop."""
 
 _replica_id_p = Primitive("trn3_replica_id")
+
 _MOVES = frozenset(
-    """broadcast_in_dim reshape slice dynamic_slice dynamic_update_slice transpose squeeze select_n
-    copy concatenate pad rev gather neg abs max min optimization_barrier iota expand_dims
-    bitcast_convert_type sign copy_p stop_gradient reduce_max reduce_min split select_and_gather_add
-    scatter sort real imag empty device_put ref clamp cummax cummin""".split()
+    [
+        "broadcast_in_dim", "reshape", "slice", "dynamic_slice", "dynamic_update_slice", "transpose",
+        "squeeze", "select_n", "copy", "copy_p", "concatenate", "pad", "rev", "gather", "neg", "abs",
+        "sign", "max", "min", "clamp", "iota", "expand_dims", "bitcast_convert_type", "scatter",
+        "stop_gradient", "split", "sort", "real", "imag", "empty", "device_put", "ref",
+        "optimization_barrier", "reduce_max", "reduce_min", "cummax", "cummin",
+        "select_and_gather_add",
+    ]
+)  # fmt: skip
+"""Operations whose results have the bits of an operand's."""
+
+_APART = frozenset(["dot_general", "ragged_dot", "conv_general_dilated", "reduce_sum", "cumsum"])
+"""Operations that end in a sum, or in code of their own: nothing is contracted with them."""
+
+_UNHARMED = frozenset(
+    ["exp", "exp2", "log", "log1p", "expm1", "tanh", "logistic", "erf", "sqrt", "rsqrt", "mul", "sin"]
 )
+"""Of a sum, what uses it without XLA changing either."""
+
+_COMPARISONS = frozenset(["eq", "ne", "lt", "le", "gt", "ge", "is_finite", "dot_general"])
 
 
 def exact(jaxpr: jax_core.Jaxpr) -> jax_core.Jaxpr:
-    """The same program with barriers, also in loops and branches."""
-    return rewritten(jaxpr, _behind_barriers)
+    """The same program, no float operation fused arithmetically with another, also in loops and
+    branches."""
+    uses: dict[Any, frozenset[str]] = {}
+    _note_uses(jaxpr, uses, inlined=False)
+    return rewritten(jaxpr, functools.partial(_behind_barriers, uses))
 
 
-def _behind_barriers(equation: Any) -> Sequence[Any] | None:
+def _note_uses(jaxpr: Any, uses: dict[Any, frozenset[str]], inlined: bool) -> None:
+    """By variable the operations that use it, seen through those that only move values. A result of
+    a function that is inlined is used by "anything", one of a loop's body is in memory."""
+    for variable in jaxpr.outvars if inlined else ():
+        if isinstance(variable, jax_core.Var):
+            uses[variable] = frozenset(["anything"])
+    for equation in reversed(jaxpr.eqns):
+        for inner in programs(equation):
+            _note_uses(inner, uses, equation.primitive.name in ("jit", "pjit", "closed_call"))
+        name = equation.primitive.name
+        if name in _MOVES:
+            found = frozenset().union(*(uses.get(v, frozenset()) for v in equation.outvars))
+        elif programs(equation):
+            found = frozenset(["anything"])
+        else:
+            found = frozenset([name])
+        for variable in equation.invars:
+            if isinstance(variable, jax_core.Var):
+                uses[variable] = uses.get(variable, frozenset()) | found
+
+
+def _behind_barriers(uses: dict[Any, frozenset[str]], equation: Any) -> Sequence[Any] | None:
     name = equation.params.get("name", "")
     instruction = isinstance(name, str) and name.startswith(MEANING)
     if programs(equation) and not instruction:
         return None
     outputs = [v for v in equation.outvars if not isinstance(v, jax_core.DropVar)]
     floats = [v for v in outputs if jnp.issubdtype(v.aval.dtype, jnp.inexact)]
+    if not instruction:
+        floats = [v for v in floats if _harmed(equation, v, uses.get(v, frozenset()))]
     if not floats or equation.effects or _keeps_bits(equation):
         return [equation]
     before = [jax_core.Var(v.aval) for v in floats]
@@ -65,6 +108,17 @@ def _behind_barriers(equation: Any) -> Sequence[Any] | None:
         for source, target in zip(before, floats)
     ]
     return [equation.replace(outvars=fresh), *rounded]
+
+
+def _harmed(equation: Any, result: Any, users: frozenset[str]) -> bool:
+    """Whether XLA may compute a result and what uses it otherwise than one after the other."""
+    if result.aval.dtype.itemsize < 4:  # kept in float32 where it can be
+        return True
+    name = equation.primitive.name
+    if name in _APART:
+        return False
+    users -= _COMPARISONS
+    return bool(users - _UNHARMED if name in ("add", "sub", "add_any") else users)
 
 
 @as_rounded_p.def_abstract_eval
