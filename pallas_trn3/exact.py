@@ -21,7 +21,7 @@ from jax._src.interpreters import mlir
 from jax._src.lib.mlir.dialects import hlo
 from jax.extend.core import Primitive
 
-from .instruction import MEANING
+from .meaning import MEANING
 from .rewrite import programs, rewritten
 
 as_rounded_p = Primitive("trn3_as_rounded")
@@ -32,10 +32,10 @@ _replica_id_p = Primitive("trn3_replica_id")
 
 _MOVES = frozenset(
     [
-        "broadcast_in_dim", "reshape", "slice", "dynamic_slice", "dynamic_update_slice", "transpose",
-        "squeeze", "select_n", "copy", "copy_p", "concatenate", "pad", "rev", "gather", "neg", "abs",
-        "sign", "max", "min", "clamp", "iota", "expand_dims", "bitcast_convert_type", "scatter",
-        "stop_gradient", "split", "sort", "real", "imag", "empty", "device_put", "ref",
+        "broadcast_in_dim", "reshape", "slice", "dynamic_slice", "dynamic_update_slice", "copy",
+        "transpose", "squeeze", "select_n", "copy_p", "concatenate", "pad", "rev", "gather", "neg",
+        "abs", "sign", "max", "min", "clamp", "iota", "expand_dims", "bitcast_convert_type", "real",
+        "scatter", "stop_gradient", "split", "sort", "imag", "empty", "device_put", "ref",
         "optimization_barrier", "reduce_max", "reduce_min", "cummax", "cummin",
         "select_and_gather_add",
     ]
@@ -46,7 +46,20 @@ _APART = frozenset(["dot_general", "ragged_dot", "conv_general_dilated", "reduce
 """Operations that end in a sum, or in code of their own: nothing is contracted with them."""
 
 _UNHARMED = frozenset(
-    ["exp", "exp2", "log", "log1p", "expm1", "tanh", "logistic", "erf", "sqrt", "rsqrt", "mul", "sin"]
+    [
+        "exp",
+        "exp2",
+        "log",
+        "log1p",
+        "expm1",
+        "tanh",
+        "logistic",
+        "erf",
+        "sqrt",
+        "rsqrt",
+        "mul",
+        "sin",
+    ]
 )
 """Of a sum, what uses it without XLA changing either."""
 

@@ -70,7 +70,9 @@ def _cond(inputs: Sequence[Any], *, branches: Any, **_: Any) -> list[Any]:
     return lax.switch(index, [_function(branch) for branch in branches], *operands)
 
 
-_CHEAP = frozenset("broadcast_in_dim reshape squeeze convert_element_type copy jit pjit".split())
+_CHEAP = frozenset(
+    ["broadcast_in_dim", "reshape", "squeeze", "convert_element_type", "copy", "jit", "pjit"]
+)
 
 
 def _is_select(branches: Any) -> bool:
@@ -90,9 +92,14 @@ def _select(inputs: Sequence[Any], *, branches: Any, **_: Any) -> list[Any]:
 
 
 def _while(
-    inputs: Sequence[Any], *, cond_nconsts: int, body_nconsts: int, cond_jaxpr: Any, body_jaxpr: Any,
+    inputs: Sequence[Any],
+    *,
+    cond_nconsts: int,
+    body_nconsts: int,
+    cond_jaxpr: Any,
+    body_jaxpr: Any,
     **_: Any,
-) -> list[Any]:  # fmt: skip
+) -> list[Any]:
     asked, used = inputs[:cond_nconsts], inputs[cond_nconsts : cond_nconsts + body_nconsts]
     first = list(inputs[cond_nconsts + body_nconsts :])
     going, body = _function(cond_jaxpr), _function(body_jaxpr)
@@ -120,8 +127,11 @@ def _call(inputs: Sequence[Any], **params: Any) -> list[Any]:
     return _function(program)(*inputs)
 
 
-_ANEW: dict[str, Callable[..., list[Any]]] = {
-    "cond": _cond, "while": _while, "scan": _scan, "jit": _call, "pjit": _call, "closed_call": _call,
-    "core_call": _call, "custom_jvp_call": _call, "custom_vjp_call": _call, "remat2": _call,
-    "checkpoint": _call,
-}  # fmt: skip
+_ANEW: dict[str, Callable[..., list[Any]]] = {"cond": _cond, "while": _while, "scan": _scan}
+_ANEW |= dict.fromkeys(
+    [
+        "jit", "pjit", "closed_call", "core_call", "custom_jvp_call", "custom_vjp_call", "remat2",
+        "checkpoint",
+    ],
+    _call,
+)  # fmt: skip

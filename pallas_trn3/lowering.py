@@ -17,6 +17,7 @@ from jax_trn3.compiler.timing import extensions
 from jax_trn3.ops import as_written
 from jax_trn3.ops.cpu_rules import as_cpu
 
+from . import static_checks
 from .checked import evaluate as checked_evaluate
 from .instruction import instruction_p
 from .kernel import Kernel, kernel_of
@@ -45,6 +46,7 @@ def _pallas_call(ctx: mlir.LoweringRuleContext, *args: Any, interpret: Any, **pa
     if params["jaxpr"].constvars:
         raise ValueError("a pallas_call that captures constants; pass them as operands")
     kernel = kernel_of(**params)
+    static_checks.check(kernel)
     values = checked_evaluate if checked(kernel.params) else evaluate
 
     def whole(*operands: Any) -> list[Any]:

@@ -88,7 +88,7 @@ HBM = MemorySpace("hbm")
 """Memory of the chip: what a kernel moves with `dma_copy` and `async_copy`."""
 
 SBUF = MemorySpace("sbuf")
-"""A core's own memory, where engines work: 128 partitions. Blocks lie here unless told otherwise."""
+"""A core's own memory, 128 partitions, where engines work; blocks lie here by default."""
 
 PSUM = MemorySpace("psum")
 """Where the tensor engine writes, and adds: 128 partitions of 8 banks of 2 KiB."""
@@ -138,8 +138,8 @@ def memory_of(aval: Any) -> Memory:
     name = "default" if space is None else str(getattr(space, "value", space)).lower()
     if name not in _NAMES:
         raise ValueError(
-            f"a Ref in memory {space}, which a NeuronCore does not have; use pltrn.SBUF, pltrn.PSUM "
-            "or pltrn.HBM"
+            f"a Ref in memory {space}, which a NeuronCore does not have; use pltrn.SBUF, "
+            "pltrn.PSUM or pltrn.HBM"
         )
     return _NAMES[name]
 

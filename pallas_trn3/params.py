@@ -50,5 +50,3 @@ def checked(params: Any) -> bool:
 def explicit(params: Any) -> bool:
     """Whether engines wait for each other only where the kernel says so."""
     return isinstance(params, CompilerParams) and params.synchronization == "explicit"
-
-

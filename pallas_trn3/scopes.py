@@ -20,6 +20,7 @@ from jax.extend.core import Primitive
 from .memory import memory_of
 from .rewrite import rewritten
 
+
 class _Scope(Primitive):  # type: ignore[misc]
     """`trn3_scope`; one that uses no Refs from around it is its results."""
 
@@ -44,7 +45,7 @@ def with_scopes(jaxpr: Any) -> Any:
         if equation.primitive is not pallas_primitives.run_scoped_p:
             return None
         if equation.params["collective_axes"]:
-            raise NotImplementedError("run_scoped with collective_axes; a NeuronCore has no threads")
+            raise NotImplementedError("run_scoped with collective_axes: a core has no threads")
         inner = with_scopes(equation.params["jaxpr"])
         return [equation.replace(primitive=scope_p, params={"jaxpr": inner})]
 

@@ -10,7 +10,8 @@ import numpy as np
 
 from jax_trn3 import isa
 
-from ..instruction import Operands, meaning
+from ..instruction import Operands
+from ..meaning import meaning
 from .machine import Machine, Rule, rule
 from .references import load, store
 from .selection import leaves

@@ -7,7 +7,8 @@ from typing import Any
 
 from jax_trn3 import isa
 
-from ..instruction import core, origin_of
+from ..accesses import core
+from ..source import origin_of
 from .order import box
 
 
@@ -38,4 +39,3 @@ def _legal(instruction: Any, name: str, ref: Any, partitions: range) -> None:
             f"{instruction.name} from {origin}: {name} = {ref.name} starts at partition {first}; "
             f"{count} partitions may start at {', '.join(map(str, allowed))}"
         )
-

@@ -11,8 +11,10 @@ from jax._src.state import types as state_types
 
 from jax_trn3 import isa
 
-from ..instruction import Operands, _packed, instruction_p, origin_of
+from ..accesses import element_of
+from ..instruction import Operands, instruction_p
 from ..memory import dtype_name, memory_of
+from ..source import origin_of
 from .refs import Ref, Use, keys_of
 from .scalars import UNKNOWN
 
@@ -157,7 +159,7 @@ def _instruction(equation: Any, values: Sequence[Any], pairs: list[tuple[Ref, Re
     by = "dma" if params["engine"].startswith("dma") else "engine"
     for name, (ref, transforms) in operands.refs.items():
         dtype = dtype_name(ref.dtype) or str(ref.dtype)
-        packed = _packed(spec, name, dtype) != dtype
+        packed = element_of(spec, name, dtype) != dtype
         kind = "engine" if packed else by
         _note(ref, transforms, roles[name] != "read", kind, packed)
     for ref, transforms, _ in (*operands.wait, *operands.signal):

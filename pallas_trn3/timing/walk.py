@@ -17,7 +17,7 @@ from jax_trn3.hardware import Chip
 from jax_trn3.isa import Access, Index, Instruction, Origin, as_index, new_loop_index
 from jax_trn3.simulator import Loop, Node
 
-from ..instruction import origin_of
+from ..source import origin_of
 from .refs import At, Ref, Span, access, keys_of
 from .scalars import LoopRequest, Nest, Ranges, Split, Unroll, plain, scalar
 

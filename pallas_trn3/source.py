@@ -1,0 +1,23 @@
+"""The lines of a kernel."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from jax._src import source_info_util
+
+from jax_trn3 import isa
+
+
+def here(operation: str) -> isa.Origin:
+    """The kernel's line that is being traced."""
+    return origin_of(source_info_util.current(), operation)
+
+
+def origin_of(source_info: Any, operation: str = "") -> isa.Origin:
+    """The line of a kernel that an equation comes from."""
+    traceback = source_info.traceback
+    frame = source_info_util.user_frame(traceback)
+    if frame is None:
+        return isa.Origin("", 0, operation)
+    return isa.Origin(frame.file_name, frame.start_line, operation)
