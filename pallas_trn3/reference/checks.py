@@ -18,10 +18,10 @@ from ..errors import (
 )
 from ..kernel import Block, Kernel
 from ..params import explicit
+from ..places import line
 from . import shadows
 from .order import KERNEL, Access, Order
 from .partitions import legal_starts
-from .places import line
 from .selection import Selection
 from .storage import Keys, Partly, Storage, parts
 from .sums import Sums
@@ -150,7 +150,9 @@ class Checks:
     def _race(self, equation: Any, ref: Storage, write: bool, past: Access) -> None:
         this = "writes" if write else "reads"
         asynchronous = past.agent.startswith("copy")
-        advice = "wait for the copy" if asynchronous else "signal a semaphore there, wait for it here"
+        advice = (
+            "wait for the copy" if asynchronous else "signal a semaphore there, wait for it here"
+        )
         raise Race(
             f"kernel {self.kernel}, {line(equation)}: a race in {ref.name}: {self.agent} {this} "
             f"elements {_box_text(past)} or a part of them while {_doing(past)} "
@@ -314,12 +316,14 @@ class Checks:
             going_on = bool(number)
         if ref.sums is None:
             ref.sums = Sums(ref.shape)
-        value, shadow = parts(value)
+        value, _ = parts(value)  # what was never written counts as zero
         here = f"kernel {self.kernel}, {line(instruction.equation)}"
-        if going_on and shadow is not None:
+        fresh = ref.sums.fresh(keys) if going_on else 0
+        if fresh:
             raise BrokenSum(
-                f"{here}: accumulate=True adds to {ref.name}, of which {int((shadow > 0).sum())} of "
-                f"{shadow.size} elements were never written; start the sum with accumulate=False"
+                f"{here}: accumulate=True adds to {ref.name}, of which {fresh} of "
+                f"{np.size(value)} elements hold no sum of the tensor engine's; start it with "
+                "accumulate=False"
             )
         broken = going_on is not False and ref.sums.broken(keys)
         if broken:
@@ -327,10 +331,11 @@ class Checks:
                 f"{here}: it continues a sum in {ref.name} into which {line(broken)} has written "
                 "meanwhile; start a new sum with accumulate=False, and add the two in SBUF"
             )
-        return value  # what was never written counts as zero
+        return value
 
     def applied(self, machine: Any, instruction: Any, given: list[Any]) -> Any:
         """An instruction's results, with shadows if some of its operands have any."""
+        self._rows_exist(instruction, given)
         flat, tree = jax.tree.flatten(given, is_leaf=lambda x: type(x) is Partly)
         plain = jax.tree.unflatten(tree, [parts(x)[0] for x in flat])
         results = instruction.apply(plain)
@@ -347,6 +352,28 @@ class Checks:
         return jax.tree.unflatten(
             out, [Partly.of(v, parts(f)[1]) for v, f in zip(values, followed, strict=True)]
         )
+
+    def _rows_exist(self, instruction: Any, given: list[Any]) -> None:
+        """Rows that a transfer gathers or scatters by an index."""
+        params = dict(instruction.params)
+        if not instruction.engine.startswith("dma") or params.get("oob_mode") == "skip":
+            return
+        (reads, previous), *_ = given
+        for name in [k for k in reads if k.endswith("_index")]:
+            if type(reads[name]) is Partly:
+                self.undefined(reads[name], instruction.equation, name)
+            other = name.removesuffix("_index")
+            rows = np.shape(parts((reads | previous)[other])[0])[0]
+            index = np.asarray(reads[name])
+            if instruction.name == "dma_transpose":
+                index = index.T.reshape(-1)[: np.shape(parts(previous["dst"])[0])[-1]]
+            wrong = index[(index < 0) | (index >= rows)]
+            if wrong.size:
+                raise OutOfBounds(
+                    f"kernel {self.kernel}, {line(instruction.equation)}: {name} names row "
+                    f"{wrong.flat[0]} of {other}, which has {rows} rows; oob_mode='skip' passes "
+                    "over such rows"
+                )
 
     def finished(self, instruction: Any, inputs: Sequence[Any]) -> None:
         """An engine has carried it out."""
@@ -372,4 +399,3 @@ def _doing(past: Access) -> str:
 def _box_text(past: Access) -> str:
     ends = [f"{r.start}:{r.stop}" + (f":{r.step}" if r.step != 1 else "") for r in past.box]
     return f"[{', '.join(ends)}]"
-

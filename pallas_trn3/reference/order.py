@@ -36,6 +36,7 @@ class Order:
 
     def __init__(self) -> None:
         self.clocks: dict[str, Clock] = {KERNEL: {}}
+
     def step(self, agent: str) -> None:
         """An agent begins something new, behind all that the kernel waited for."""
         clock = self.clocks.setdefault(agent, {})
@@ -156,4 +157,3 @@ class Semaphore:
         self.taken = wanted
         if self.taken == total:
             self.signals, self.taken = [], 0
-

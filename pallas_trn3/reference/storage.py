@@ -41,8 +41,19 @@ class Storage:
     others may hold.
     """
 
-    __slots__ = ("name", "memory", "shape", "written", "order", "sums", "output", "_array", "_own", "_shadow",
-                 "_own_shadow")  # fmt: skip
+    __slots__ = (
+        "_array",
+        "_own",
+        "_own_shadow",
+        "_shadow",
+        "memory",
+        "name",
+        "order",
+        "output",
+        "shape",
+        "sums",
+        "written",
+    )  # fmt: skip
 
     def __init__(self, name: str, memory: str, array: Any, shadow: np.ndarray | None = None):
         self.name, self.memory, self.shape = name, memory, tuple(array.shape)

@@ -32,6 +32,13 @@ class Sums:
             self.by = equation
             _assign(self.state, keys, np.where(here == 0, 0, _BROKEN).astype(np.int8))
 
+    def fresh(self, keys: Keys) -> int:
+        """How many of the elements there are in no sum."""
+        here = self.state
+        for key in keys:
+            here = here[key]
+        return int(np.sum(here == 0))
+
     def broken(self, keys: Keys) -> Any:
         """The equation that wrote into the sums there, if one did."""
         here = self.state

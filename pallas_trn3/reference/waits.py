@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from ..errors import EndlessWait, SemaphoreLeft
+from ..places import line
 from .order import KERNEL, Order, Semaphore, Signal
-from .places import line
 from .semaphores import add
 from .storage import Keys, Storage
 
@@ -62,11 +62,10 @@ class Semaphores:
 
     def _endless(self, equation: Any, semaphore: Semaphore, count: int, agent: str) -> None:
         given = sum(s.count for s in semaphore.signals)
-        signalled = (
-            f"signalled so far: {', '.join(f'{s.count} at {line(s.equation)}' for s in semaphore.signals)}"
-            if semaphore.signals
-            else "nobody has signalled it"
-        )
+        each = [f"{s.count} at {line(s.equation)}" for s in semaphore.signals]
+        signalled = "nobody has signalled it"
+        if each:
+            signalled = f"signalled so far: {', '.join(each)}"
         raise EndlessWait(
             f"kernel {self.kernel}, {line(equation)}: {agent} waits for {count} of semaphore "
             f"{semaphore.name}, which holds {given - semaphore.taken}; {signalled}"
@@ -77,4 +76,3 @@ class Semaphores:
 def is_semaphore(ref: Storage) -> bool:
     """Whether it is one, or several."""
     return ref.memory == "semaphore"
-

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..instruction import origin_of
+from .source import origin_of
 
 
 def line(equation: Any) -> str:
