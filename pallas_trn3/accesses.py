@@ -8,6 +8,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 from jax._src import core as jax_core
+from jax._src import source_info_util
 from jax._src.state import indexing
 from jax._src.state import types as state_types
 
@@ -154,3 +155,6 @@ def element_of(spec: isa.InstructionSpec, name: str, dtype: str) -> str:
     if packed in operand.dtypes and dtype not in operand.dtypes:
         return packed
     return dtype
+
+
+source_info_util.register_exclusion(__file__)

@@ -21,3 +21,6 @@ def origin_of(source_info: Any, operation: str = "") -> isa.Origin:
     if frame is None:
         return isa.Origin("", 0, operation)
     return isa.Origin(frame.file_name, frame.start_line, operation)
+
+
+source_info_util.register_exclusion(__file__)

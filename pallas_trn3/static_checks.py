@@ -11,8 +11,8 @@ import numpy as np
 
 from jax_trn3.hardware import NeuronCore
 
-from .errors import MemoryOverflow, OverlappingTiles
 from .accesses import core
+from .errors import MemoryOverflow, OverlappingTiles
 from .kernel import Block, Kernel
 from .memory import memory_of
 from .places import line
