@@ -19,7 +19,7 @@ from jax.experimental import pallas as pl
 
 import pallas_trn3 as pltrn
 from jax_trn3.isa.dtypes import FP8
-from jax_trn3.numerics import MXArray
+from jax_trn3.numerics import SCALE_DTYPE, MXArray, element_format
 
 from .catalogue import CATALOGUE, Entry
 from .loops import pieces, tiled, turn
@@ -295,11 +295,30 @@ def _kernel(
 
 
 def _enter() -> None:
-    shape = (4096, 4096)
-    for name, chips in (("bfloat16", ("trn2", "trn3")), ("float8_e5m2", ("trn2", "trn3"))):
-        operand = jax.ShapeDtypeStruct(shape, name)
+    side = 4096
+    for name in ("bfloat16", "float8_e5m2"):
+        operand = jax.ShapeDtypeStruct((side, side), name)
         product = functools.partial(matmul, preferred_element_type=jnp.bfloat16)
-        CATALOGUE[f"matmul {name} 4096^3"] = Entry(product, (operand, operand), "tensor", chips)
+        CATALOGUE[f"matmul {name} {side}^3"] = Entry(product, (operand, operand))
+    plain = jax.ShapeDtypeStruct((side, side), jnp.bfloat16)
+    activations, weights = _in_mx(side, -1, "mxfp8"), _in_mx(side, -2, "mxfp8")
+    mx = functools.partial(matmul, precision="mxfp8")
+    for what, operands in {
+        "mxfp8, quantized on the way": (plain, plain),
+        "mxfp8, weights quantized before": (plain, weights),
+        "mxfp8, both quantized before": (activations, weights),
+        "mxfp4 weights, mxfp8 on the way": (plain, _in_mx(side, -2, "mxfp4")),
+    }.items():
+        CATALOGUE[f"matmul {side}^3 {what}"] = Entry(mx, operands, chips=("trn3",))
+
+
+def _in_mx(side: int, axis: int, format: str) -> MXArray:
+    """The shapes of a square MXArray."""
+    square = [side, side]
+    found = element_format(format)
+    data = jax.ShapeDtypeStruct(tuple(square), found.storage_dtype)
+    square[axis] //= 32
+    return MXArray(data, jax.ShapeDtypeStruct(tuple(square), SCALE_DTYPE), format=found, axis=axis)
 
 
 _enter()

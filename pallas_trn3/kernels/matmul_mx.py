@@ -24,8 +24,7 @@ from jax_trn3.numerics import MXArray, dequantize
 from jax_trn3.numerics.hardware_layout import QUADRANT, QUADRANT_SCALES, SLOTS
 from jax_trn3.ops import mx_dot_general
 
-from .loops import loaded_ahead, pieces, repeated, tiled, turn
-from .results import copied_out
+from .loops import loaded_ahead, pieces, tiled, turn
 
 MX_FORMATS = {"mxfp8": "float8_e4m3fn", "mxfp8_e5m2": "float8_e5m2"}
 """Formats in which VectorE quantizes, by the name of the precision."""
@@ -42,6 +41,9 @@ _WORD_BYTES = 5
 _STATIONARY_BYTES, _MOVING_BYTES = 40 * 1024, 160 * 1024
 """Of a partition, for two groups of rows of `x` and for the columns of `y`; the rest of 240 KiB is
 for what is about to be quantized, and for results."""
+
+_RAW = 3
+"""Tiles of a plain `x` on their way."""
 
 _BROUGHT_TOGETHER = ("vector", "scalar", "scalar", "gpsimd")
 """Who copies the rows of each slot of a plain `y` into quads. VectorE also quantizes."""
@@ -162,7 +164,8 @@ _mx_matmul.defvjp(_forward, _backward)
 
 
 def _operand(x: Any, k_axis: int) -> tuple[jax.Array, ...]:
-    """Plain: K in whole quadrants. MX: words [K / 4, F, 4], and tiles of scales [K / 4, F]."""
+    """Plain: K in whole quadrants. MX: words [K / 4, F, 4], and scales by quadrant of partitions,
+    [4, 4, tiles along K, F]: row j of quadrant Q belongs to partitions 32 Q + 8 j to 8 j + 7."""
     k = x.shape[k_axis]
     whole = [(0, 0), (0, 0)]
     whole[k_axis] = (0, -k % (SLOTS * QUADRANT))
@@ -175,11 +178,11 @@ def _operand(x: Any, k_axis: int) -> tuple[jax.Array, ...]:
     words = words.transpose(0, 2, 1)
     words = lax.bitcast_convert_type(words, x.data.dtype) if narrow else words.astype(x.data.dtype)
     scales = lax.bitcast_convert_type(x.scale if k_axis == 0 else x.scale.T, jnp.uint8)
-    quadrants = words.shape[0] // QUADRANT
-    scales = jnp.pad(scales, ((0, quadrants * QUADRANT_SCALES - scales.shape[0]), (0, 0)))
-    rows = scales.reshape(quadrants, QUADRANT_SCALES, -1)
-    tiles = jnp.pad(rows, ((0, 0), (0, QUADRANT - QUADRANT_SCALES), (0, 0)))
-    return words, tiles.reshape(quadrants * QUADRANT, -1)
+    tiles = -(-words.shape[0] // ROWS)
+    rows = tiles * ROWS // QUADRANT * QUADRANT_SCALES
+    scales = jnp.pad(scales, ((0, rows - scales.shape[0]), (0, 0)))
+    by_tile = scales.reshape(tiles, ROWS // QUADRANT, QUADRANT_SCALES, -1)
+    return words, by_tile.transpose(1, 2, 0, 3)
 
 
 @dataclass(frozen=True)
@@ -205,6 +208,13 @@ class _Cut:
         return -(-self.partitions // ROWS)
 
 
+def _one_more_row(x: Any) -> Any:
+    """Whatever it holds, its result is dropped."""
+    if not isinstance(x, MXArray):
+        return jnp.pad(x, ((0, 1), (0, 0)))
+    return _leaves(lambda leaf: jnp.concatenate([leaf, leaf[-1:]]), x)
+
+
 def _cut(m: int, partitions: int, n: int, scale_rule: str) -> _Cut:
     tiles = -(-partitions // ROWS)
     fitting = _STATIONARY_BYTES // (2 * tiles * _WORD_BYTES * ROWS)
@@ -217,13 +227,9 @@ def _product(x: Any, y: Any, format: str | None, dtype: Any, scale_rule: str) ->
     m, n = x.shape[0], y.shape[1]
     even = m % 2  # the stationary operand's columns come in pairs
     left, right = _operand(x, 1), _operand(y, 0)
-    rows_axis = 1 if isinstance(x, MXArray) else 0
-    left = tuple(
-        jnp.pad(part, [(0, even if d == rows_axis else 0) for d in range(part.ndim)])
-        if "float4" not in part.dtype.name or not even
-        else jnp.pad(part.astype(jnp.float32), ((0, 0), (0, 1), (0, 0))).astype(part.dtype)
-        for part in left
-    )
+    if even:
+        x = _one_more_row(x)
+        left = _operand(x, 1)
     if not isinstance(x, MXArray):
         left = (left[0].reshape(m + even, -1, SLOTS),)
     partitions = right[0].shape[0] // (1 if isinstance(y, MXArray) else SLOTS)
@@ -233,12 +239,12 @@ def _product(x: Any, y: Any, format: str | None, dtype: Any, scale_rule: str) ->
     plain = [side[0].dtype for side in (left, right)]
     scratch = (
         pltrn.SBUF((2, cut.tiles, ROWS, cut.rows, SLOTS), held[0]),
-        pltrn.SBUF((2, cut.tiles, ROWS, cut.rows), jnp.uint8),
+        pltrn.SBUF(_scales_shape(left, 2, cut.tiles, cut.rows), jnp.uint8),
         pltrn.SBUF((panels, cut.tiles, ROWS, columns, SLOTS), held[1]),
-        pltrn.SBUF((panels, cut.tiles, ROWS, columns), jnp.uint8),
+        pltrn.SBUF(_scales_shape(right, panels, cut.tiles, columns), jnp.uint8),
         pltrn.PSUM((2, _GROUP, ROWS, columns), jnp.float32),
         pltrn.SBUF((_GROUP, ROWS, columns), dtype),
-        (pltrn.SBUF((2, ROWS, cut.rows, SLOTS), plain[0]),) if len(left) == 1 else (),
+        (pltrn.SBUF((_RAW, ROWS, cut.rows, SLOTS), plain[0]),) if len(left) == 1 else (),
         (
             pltrn.SBUF((2, ROWS, SLOTS, columns), plain[1]),
             pltrn.SBUF((2, ROWS, columns, SLOTS), plain[1]),
@@ -259,6 +265,11 @@ def _product(x: Any, y: Any, format: str | None, dtype: Any, scale_rule: str) ->
     return out[:m] if even else out
 
 
+def _scales_shape(side: Any, slots: int, tiles: int, columns: int) -> tuple[int, ...]:
+    """Scales come for all of K at once, or are made for one tile at a time."""
+    return (slots, ROWS, tiles, columns) if len(side) == 2 else (slots, tiles, ROWS, columns)
+
+
 # ---- the kernel ----
 
 
@@ -273,31 +284,36 @@ def _kernel(
 
     def load_x(first: Any, g: Any, m0: Any, rows: int) -> None:
         number = first + g
+        slot, width = turn(number, 2), pl.ds(0, rows)
+        if not x_plain:
+            _load_scales(xs.at[slot], x[1], pl.ds(m0, rows), width)
 
         def tile(i: Any, p0: Any, partitions: int) -> None:
-            part, columns = pl.ds(0, partitions), pl.ds(0, rows)
-            near = (xq.at[turn(number, 2), i, part, columns], xs.at[turn(number, 2), i, part, columns])
+            part = pl.ds(0, partitions)
+            near = xq.at[slot, i, part, width]
             if not x_plain:
-                for ref, far in zip(near, x):
-                    pltrn.dma_copy(ref, far.at[pl.ds(p0, partitions), pl.ds(m0, rows)])
+                far = x[0].at[pl.ds(p0, partitions), pl.ds(m0, rows)]
+                pltrn.dma_copy(near, far, engine="dma:gpsimd")
                 return
-            raw = x_plain[0].at[turn(number * cut.tiles + i, 2), part, columns]
-            for slot in range(SLOTS):
-                source = x[0].at[pl.ds(m0, rows), pl.ds(p0, partitions), slot]
-                queue = "dma:gpsimd" if slot % 2 else "dma:sync"
-                pltrn.dma_transpose(raw.at[:, :, slot], source, engine=queue)
-            pltrn.quantize_mx(near[0], raw, near[1], scale_rule=cut.scale_rule)
+            raw = x_plain[0].at[turn(number * cut.tiles + i, _RAW), part, width]
+            for q in range(SLOTS):
+                source = x[0].at[pl.ds(m0, rows), pl.ds(p0, partitions), q]
+                queue = "dma:gpsimd" if q % 2 else "dma:sync"
+                pltrn.dma_transpose(raw.at[:, :, q], source, engine=queue)
+            pltrn.quantize_mx(near, raw, xs.at[slot, i, part, width], scale_rule=cut.scale_rule)
 
         along_k(tile)
 
     def load_y(n0: Any, number: Any, n: Any, c0: Any, columns: int) -> None:
+        width, place = pl.ds(0, columns), pl.ds(n0 + c0, columns)
+        if not y_plain:
+            _load_scales(ys.at[n], y[1], place, width)
+
         def tile(i: Any, p0: Any, partitions: int) -> None:
-            part, width = pl.ds(0, partitions), pl.ds(0, columns)
-            near = (yq.at[n, i, part, width], ys.at[n, i, part, width])
-            place = pl.ds(n0 + c0, columns)
+            part = pl.ds(0, partitions)
+            near = yq.at[n, i, part, width]
             if not y_plain:
-                for ref, far in zip(near, y):
-                    pltrn.dma_copy(ref, far.at[pl.ds(p0, partitions), place], engine="dma:sync")
+                pltrn.dma_copy(near, y[0].at[pl.ds(p0, partitions), place], engine="dma:sync")
                 return
             slot = turn((number + n) * cut.tiles + i, 2)
             raw = y_plain[0].at[slot, part, :, width]
@@ -306,33 +322,35 @@ def _kernel(
             pltrn.dma_copy(raw, y[0].at[rows, place], engine="dma:sync")
             for q, engine in enumerate(_BROUGHT_TOGETHER):
                 pltrn.tensor_copy(quads.at[:, :, q], raw.at[:, q, :], engine=engine)
-            pltrn.quantize_mx(near[0], quads, near[1], scale_rule=cut.scale_rule)
+            pltrn.quantize_mx(near, quads, ys.at[n, i, part, width], scale_rule=cut.scale_rule)
 
         along_k(tile)
 
     def results(n0: Any, number: Any, m0: Any, rows: int, n: Any, c0: Any, columns: int) -> None:
-        bank = psum.at[turn(number * panels + n, 2)]
-        parts = pieces(rows, ROWS)
+        bank, slot = psum.at[turn(number * panels + n, 2)], turn(number, 2)
+        parts, width = pieces(rows, ROWS), pl.ds(0, columns)
 
         def multiply(i: Any, p0: Any, partitions: int) -> None:
-            part, width = pl.ds(0, partitions), pl.ds(0, columns)
+            part = pl.ds(0, partitions)
+            right_scales = ys.at[(n, i, part, width) if y_plain else (n, part, i, width)]
             for row, (start, size) in enumerate(parts):
-                left = (turn(number, 2), i, part, pl.ds(start, size))
+                own = pl.ds(start, size)
                 pltrn.nc_matmul_mx(
                     bank.at[row, pl.ds(0, size), width],
-                    xq.at[left],
+                    xq.at[slot, i, part, own],
                     yq.at[n, i, part, width],
-                    xs.at[left],
-                    ys.at[n, i, part, width],
+                    xs.at[(slot, i, part, own) if x_plain else (slot, part, i, own)],
+                    right_scales,
                     accumulate=i > 0,
                 )
 
         along_k(multiply)
         for row, (start, size) in enumerate(parts):
-            tile = (row, pl.ds(0, size), pl.ds(0, columns))
-            copied_out(staged.at[tile], bank.at[tile], row)
+            tile = (row, pl.ds(0, size), width)
+            # VectorE quantizes; what it waits for must not keep results in PSUM.
+            pltrn.activation(staged.at[tile], bank.at[tile], op="copy")
             place = out.at[pl.ds(m0 + start, size), pl.ds(n0 + c0, columns)]
-            pltrn.dma_copy(place, staged.at[tile], engine="dma:gpsimd")
+            pltrn.dma_copy(place, staged.at[tile], engine="dma:scalar")
 
     panels = -(-cut.columns // COLUMNS)
 
@@ -363,3 +381,12 @@ def _kernel(
         )
 
     tiled(cut.n, cut.columns, panel)
+
+
+def _load_scales(near: Any, far: Any, columns: Any, width: Any) -> None:
+    """Four partitions of each quadrant."""
+    for quadrant in range(ROWS // QUADRANT):
+        part = pl.ds(quadrant * QUADRANT, QUADRANT_SCALES)
+        pltrn.dma_copy(
+            near.at[part, :, width], far.at[quadrant, :, :, columns], engine="dma:scalar"
+        )
