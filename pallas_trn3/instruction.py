@@ -142,7 +142,7 @@ def _sorted_out(
     for name, value in given.items():
         number = isinstance(value, (bool, int, float, np.number))
         if name in spec.params or (number and _is_scalar(spec, name)):
-            params[name] = value
+            params[name] = _hashable(value)
         elif value is not None:
             tiles[name] = value
     missing = [o.name for o in spec.operands if not o.optional and o.name not in (*tiles, *params)]
@@ -150,6 +150,13 @@ def _sorted_out(
     if missing:
         raise TypeError(f"{spec.name} needs {', '.join(missing)}")
     return tiles, tuple(sorted(params.items())), accumulate
+
+
+def _hashable(value: Any) -> Any:
+    """Lists as tuples, NumPy's numbers as Python's."""
+    if isinstance(value, (list, tuple)):
+        return tuple(map(_hashable, value))
+    return value.item() if isinstance(value, np.number) else value
 
 
 def _is_scalar(spec: isa.InstructionSpec, name: str) -> bool:
