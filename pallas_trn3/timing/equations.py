@@ -9,7 +9,7 @@ import jax
 from jax._src import core as jax_core
 
 from jax_trn3 import isa
-from jax_trn3.isa import Access, Semaphore
+from jax_trn3.isa import Semaphore
 
 from ..instruction import Operands
 from . import values
@@ -67,12 +67,13 @@ def _nothing(walker: Walker, scope: Scope, equation: Any, args: list[Any]) -> Se
 def _instruction(walker: Walker, scope: Scope, equation: Any, args: list[Any]) -> Sequence[Any]:
     params = equation.params
     operands: Operands = jax.tree.unflatten(params["tree"], args)
+    avals = jax.tree.unflatten(params["tree"], [atom.aval for atom in equation.invars])
     spec = isa.TABLE[params["name"]]
     given: dict[str, Any] = {
         name: walker.access(ref, transforms) for name, (ref, transforms) in operands.refs.items()
     }
     for name, value in operands.values.items():
-        given[name] = values.operand(walker, spec, name, value)
+        given[name] = values.operand(walker, spec, name, value, avals.values[name])
     named = dict(params["params"])
     if operands.accumulate is not None:
         named["accumulate"] = walker.ranges.known(operands.accumulate)
@@ -231,7 +232,10 @@ def _scan(walker: Walker, scope: Scope, equation: Any, args: list[Any]) -> Seque
     consts, carry = args[:first], args[first : first + carried]
     xs = args[first + carried :]
     steps = _steps(jaxpr, first, carried)
-    held = [values.carried(walker, c) for c in carry]
+    held = [
+        c if s is not None else values.carried(walker, c, v.aval)
+        for c, s, v in zip(carry, steps, equation.outvars)
+    ]
     ys = [values.result(walker, v.aval.shape, v.aval.dtype) for v in equation.outvars[carried:]]
 
     def body(i: Any) -> None:
@@ -243,7 +247,8 @@ def _scan(walker: Walker, scope: Scope, equation: Any, args: list[Any]) -> Seque
         slices = [values.sliced(walker, x, at) for x in xs]
         results = walker.run(jaxpr, getattr(program, "consts", ()), [*consts, *now, *slices])
         for k in range(carried):
-            values.carry(walker, results[k], held[k])
+            if steps[k] is None:
+                values.carry(walker, results[k], held[k])
         for y, result in zip(ys, results[carried:]):
             values.put(walker, y, result, at)
 
@@ -291,7 +296,10 @@ def _while(walker: Walker, scope: Scope, equation: Any, args: list[Any]) -> Sequ
     if count is None:
         walker.assume("a loop whose end data decide runs once")
         count = 1
-    held = [values.carried(walker, c) for c in carry]
+    held = [
+        c if s is not None else values.carried(walker, c, v.aval)
+        for c, s, v in zip(carry, steps, equation.outvars)
+    ]
 
     def once(i: Any) -> None:
         now = [
@@ -299,8 +307,9 @@ def _while(walker: Walker, scope: Scope, equation: Any, args: list[Any]) -> Sequ
             for k, (c, step) in enumerate(zip(carry, steps))
         ]
         results = walker.closed(body, [*consts, *now])
-        for result, h in zip(results, held):
-            values.carry(walker, result, h)
+        for k, result in enumerate(results):
+            if steps[k] is None:
+                values.carry(walker, result, held[k])
 
     walker.loop(count, once)
     return [_moved(c, s, count) if s is not None else h for c, s, h in zip(carry, steps, held)]

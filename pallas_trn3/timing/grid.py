@@ -15,7 +15,9 @@ from jax_trn3.simulator import Program, Timeline, program, simulate
 
 from ..kernel import Block, Kernel
 from . import values
-from .refs import Recut, Ref, Span, access, laid_out, matrix
+from .emission import issue
+from .placement import loaded_transposed, summed_in_psum
+from .refs import Recut, Ref, Span, access, laid_out, matrix, row_pieces
 from .scalars import UNKNOWN, plain
 from .survey import Names, new_ref, survey
 from .walk import Walker
@@ -73,7 +75,12 @@ class _Build:
         self.blocks = dict(zip((self.refs[k] for k in blocks), kernel.blocks))
         found: Names = survey(kernel.jaxpr, self.refs)
         self.grid = tuple(1 if n is None else n for n in kernel.grid)
-        for ref in dict.fromkeys(found.values()):
+        spaces = {ref: getattr(var.aval, "memory_space", None) for var, ref in found.items()}
+        for ref, space in spaces.items():
+            if ref in self.blocks:
+                ref.transposed = loaded_transposed(ref, self.blocks[ref])
+            elif summed_in_psum(ref, space):
+                ref.memory = "psum"
             ref.recut = recut.get(ref.name, {})
             if ref in self.blocks and ref.memory != "hbm":
                 ref.buffers = _buffers(self.blocks[ref], self.grid)
@@ -152,6 +159,9 @@ class _Build:
         pieces = _near(ref)
         for near in pieces:
             far = _far(ref, block, near, turn, blocks, len(pieces))
+            if ref.transposed:
+                issue(walker, "dma_transpose", near, far, engine=queue)
+                continue
             pair = (near, far) if load else (far, near)
             values.transfer(walker, *pair, queue)
         walker.origin = origin
@@ -163,7 +173,9 @@ def _near(ref: Ref) -> list[Access]:
     assert ref.tile is not None
     if not ref.rows:
         return [access(ref, keys)]
-    pieces = values.row_pieces(ref, keys)
+    pieces = row_pieces(ref, keys)
+    if ref.transposed:
+        return pieces
     full = [p for p in pieces if p.size == pieces[0].size]
     together = Access(
         pieces[0].tile, pieces[0].slot, len(full), pieces[0].start, pieces[0].size, pieces[0].step
@@ -174,6 +186,11 @@ def _near(ref: Ref) -> list[Access]:
 def _far(ref: Ref, block: Block, near: Access, turn: Index, blocks: int, pieces: int) -> Access:
     """The block in HBM: rows of the array's, a slot for each block."""
     array = block.mapping.array_aval.shape
+    if ref.transposed:
+        high, wide = ref.shape[-2], near.partitions
+        shape = (max(high, math.prod(array[:-1])), array[-1])
+        tile = Tile(f"{ref.name} in hbm", "hbm", shape, near.dtype, given=True)
+        return Access(tile, Index(), 1, (0, 0), (high, wide), (1, 1))
     rows, columns = matrix(array) if len(array) > 1 else (array[0] if array else 1, 1)
     sizes = block.sizes
     wide = sizes[-1] if len(array) > 1 else near.elements

@@ -89,6 +89,9 @@ class Use:
 
     writes: bool
     packed: bool = False
+    jaxpr: Any = None
+    equation: Any = None
+    """Where a value is read or written."""
 
 
 @dataclass(eq=False)
@@ -112,6 +115,9 @@ class Ref:
     uses: list[Use] = field(default_factory=list)
     recut: dict[int, int] = field(default_factory=dict)
     """Sizes of pieces that were found while the kernel was walked."""
+
+    transposed: bool = False
+    """Whether it is loaded transposed, its columns over partitions."""
 
     tile: Tile | None = None
     """Made by `laid_out`."""
@@ -207,7 +213,7 @@ def laid_out(ref: Ref) -> None:
     memory = "psum" if ref.memory == "psum" else "sbuf"
     size: tuple[int, ...]
     if ref.rows:
-        rows, columns = matrix(shape)
+        rows, columns = matrix(shape[:-3:-1] if ref.transposed else shape)
         size, slots = (min(rows, PARTITIONS), columns), -(-rows // PARTITIONS)
     else:
         ref.slot_axes = _slot_axes(ref, shape)
@@ -355,6 +361,11 @@ def row_pieces(ref: Ref, keys: Sequence[Key]) -> list[Access]:
     lengths = [key.size if isinstance(key, Span) else 1 for key in keys]
     firsts = [key.index if isinstance(key, At) else key.start for key in keys]
     base = ref.turn * chunks
+    if ref.transposed:
+        rows = ref.shape[-1]
+        high = [min(PARTITIONS, rows - k * PARTITIONS) for k in range(chunks)]
+        size = tile.shape[1]
+        return [Access(tile, base + k, 1, (0, 0), (h, size), (1, 1)) for k, h in enumerate(high)]
     if len(shape) < 2:
         return [_vector(tile, base, firsts, lengths)]
     rows = math.prod(lengths[:-1])

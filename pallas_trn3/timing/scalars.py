@@ -155,7 +155,7 @@ class Ranges:
             one = self.decided(predicate.one)
             return one if one is False else _and(one, self.decided(predicate.other))
         if isinstance(predicate, AtLeastZero):
-            return self._ask(predicate.index)
+            self._ask(predicate.index)
         if isinstance(predicate, Equal):
             self.settled(predicate.mod)
         return None
@@ -168,8 +168,11 @@ class Ranges:
         rest = index - Index(0, ((loop, coefficient),))
         if not rest.terms or abs(coefficient) == 1:
             at = _first_change(rest, coefficient)
-            inside = self.least(at) >= 0 and self.least(self.counts[loop] - at) >= 0
-            if inside:
+            for margin in (at, self.counts[loop] - at):
+                if self.least(margin) < 0 and self.greatest(margin) >= 0:
+                    self._ask(margin)
+                    return
+            if self.least(at) >= 0 and self.least(self.counts[loop] - at) >= 0:
                 raise Split(loop, at)
         outer = min(k for k, _ in index.terms)
         if outer not in self.fixed:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -33,7 +34,7 @@ def survey(jaxpr: Any, refs: Sequence[Ref]) -> Names:
         for one, other in pairs:
             if one.packed != other.packed:
                 for ref in (one, other):
-                    ref.uses[:] = [Use(u.keys, u.by, u.writes, True) for u in ref.uses]
+                    ref.uses[:] = [replace(use, packed=True) for use in ref.uses]
     return found
 
 
@@ -102,7 +103,7 @@ def _walk(jaxpr: Any, env: dict[Any, Ref], found: Names, pairs: list[tuple[Ref, 
             _walk(inner, outer | scoped, found, pairs)
             continue
         for ref, transforms, writes, by in accesses(equation, values):
-            _note(ref, transforms, writes, by)
+            _note(ref, transforms, writes, by, where=(jaxpr, equation))
         if name == "dma_start":
             ends = [ref for ref, _, _, by in accesses(equation, values) if by == "dma"]
             pairs += [(ends[0], ends[1])] if len(ends) == 2 else []
@@ -141,14 +142,21 @@ class _Array:
         self.shape = tuple(shape)
 
 
-def _note(ref: Any, transforms: Sequence[Any], writes: bool, by: str, packed: bool = False) -> None:
+def _note(
+    ref: Any,
+    transforms: Sequence[Any],
+    writes: bool,
+    by: str,
+    packed: bool = False,
+    where: tuple[Any, Any] = (None, None),
+) -> None:
     if not isinstance(ref, Ref):
         return
     keys = keys_of(ref.shape, transforms)
     if keys is None:
         keys = keys_of(ref.shape, ())
     assert keys is not None
-    ref.uses.append(Use(keys, by, writes, packed))
+    ref.uses.append(Use(keys, by, writes, packed, *where))
 
 
 def _instruction(equation: Any, values: Sequence[Any], pairs: list[tuple[Ref, Ref]]) -> None:

@@ -48,11 +48,12 @@ class Scope:
 
     def readers(self, var: Any) -> Sequence[int]:
         """The equations that use a variable, by number; as many as there are for a result."""
-        return _readers(self.jaxpr).get(var, ())
+        return readers(self.jaxpr).get(var, ())
 
 
 @functools.lru_cache(maxsize=4096)
-def _readers(jaxpr: Any) -> dict[Any, tuple[int, ...]]:
+def readers(jaxpr: Any) -> dict[Any, tuple[int, ...]]:
+    """The equations that use each variable, by number; as many as there are for a result."""
     found: dict[Any, list[int]] = {}
     ends = [*(e.invars for e in jaxpr.eqns), jaxpr.outvars]
     for place, atoms in enumerate(ends):
@@ -73,7 +74,7 @@ class Walker:
     nodes: list[Node] = field(default_factory=list)
     ranges: Ranges = field(default_factory=Ranges)
     assumptions: dict[str, None] = field(default_factory=dict)
-    origin: Origin = Origin()
+    origin: Origin = field(default_factory=Origin)
     scope: Scope | None = None
     text: int = 0
     limit: float = float("inf")
@@ -101,7 +102,7 @@ class Walker:
         try:
             for place, equation in enumerate(jaxpr.eqns):
                 scope.place = place
-                self.origin = origin_of(equation.source_info, equation.primitive.name)
+                self.origin = self._line(equation, origin)
                 results = self._equation(scope, equation)
                 env.update(zip(equation.outvars, results))
             return [scope.value(atom) for atom in jaxpr.outvars]
@@ -111,6 +112,11 @@ class Walker:
     def closed(self, program: Any, args: Sequence[Any]) -> list[Any]:
         """The same, of a closed program."""
         return self.run(getattr(program, "jaxpr", program), getattr(program, "consts", ()), args)
+
+    def _line(self, equation: Any, around: Origin) -> Origin:
+        """Where an equation was written; of one of JAX's own, where it was called."""
+        found = origin_of(equation.source_info, equation.primitive.name)
+        return found if found.line else Origin(around.file, around.line, found.operation)
 
     def _equation(self, scope: Scope, equation: Any) -> Sequence[Any]:
         from .equations import RULES, other
