@@ -22,10 +22,14 @@ def normal(*shape, dtype=np.float32):
     return RANDOM.standard_normal(shape).astype(dtype)
 
 
-@pytest.fixture(autouse=True)
-def on_trn3():
-    """The kernels have to run on the platform, not beside it."""
+@pytest.fixture(autouse=True, scope="module", params=["0", "1"], ids=["", "checked"])
+def on_trn3(request):
+    """The kernels have to run on the platform, not beside it; the checks find nothing in them."""
     assert jax.default_backend() == "trn3"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAX_TRN3_CHECK", request.param)
+        jax.clear_caches()  # what is compiled stays as it was when it was compiled
+        yield
 
 
 # ---- quickstart ----

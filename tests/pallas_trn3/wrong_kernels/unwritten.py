@@ -482,6 +482,38 @@ def rows_at_the_edge_are_summed_by_row():
     return found, x.sum(1, keepdims=True)
 
 
+@right
+def partitions_at_the_edge_are_summed_by_instructions():
+    def kernel(x_ref, o_ref, largest, total):
+        pltrn.tensor_reduce(largest, x_ref, op="maximum", axis=1)
+        pltrn.activation_reduce(o_ref, x_ref, total, op="copy", reduce_op="add")
+        pltrn.tensor_scalar(o_ref, o_ref, total, op0="add")
+        pltrn.tensor_scalar(o_ref, o_ref, largest, op0="add")
+
+    x = numbers(100, 64)
+    spec = pl.BlockSpec((64, 64), lambda i: (i, 0))
+    scratch = [SBUF((64, 1), F32), SBUF((64, 1), F32)]
+    found = run(kernel, x, scratch=scratch, grid=(2,), in_specs=[spec], out_specs=spec)
+    return found, x + x.sum(1, keepdims=True) + x.max(1, keepdims=True)
+
+
+@right
+def columns_of_a_product_at_the_edge():
+    """Columns of a product have nothing to do with each other."""
+
+    def kernel(x_ref, y_ref, o_ref, acc):
+        pltrn.nc_matmul(acc, x_ref, y_ref, accumulate=False)
+        o_ref[...] = acc[...]
+
+    x, y = numbers(64, 64, dtype=BF16), numbers(64, 100, dtype=BF16)
+    found = run(
+        kernel, x, y, out=like((64, 100)), scratch=[PSUM((64, 64), F32)], grid=(2,),
+        in_specs=[pl.BlockSpec((64, 64), lambda i: (0, 0)), pl.BlockSpec((64, 64), lambda i: (0, i))],
+        out_specs=pl.BlockSpec((64, 64), lambda i: (0, i)),
+    )  # fmt: skip
+    return found, x.astype(np.float32).T @ y.astype(np.float32)
+
+
 # ---- outputs ----
 
 
