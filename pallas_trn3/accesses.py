@@ -63,7 +63,7 @@ def checked_instruction(
 
     **Raises:** `IllegalInstruction`.
     """
-    origin = here(spec.name)
+    origin = here()
     accesses = {}
     for name, (ref, transforms) in refs.items():
         accesses[name] = _provisional(spec, name, ref, transforms, origin)

@@ -9,7 +9,7 @@ from jax._src import source_info_util
 from jax_trn3 import isa
 
 
-def here(operation: str) -> isa.Origin:
+def here(operation: str = "") -> isa.Origin:
     """The kernel's line that is being traced."""
     return origin_of(source_info_util.current(), operation)
 
