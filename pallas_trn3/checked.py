@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import functools
+import logging
 from typing import Any
 
 import jax
 import numpy as np
 
+from jax_trn3.isa import IllegalInstruction
+
+from .errors import KernelError
 from .kernel import Kernel
 from .reference import run
 
@@ -26,3 +30,14 @@ def evaluate(kernel: Kernel, *operands: Any) -> list[Any]:
 
 def _run(kernel: Kernel, *operands: Any) -> tuple[np.ndarray, ...]:
     return tuple(run(kernel, [np.asarray(x) for x in operands], check=True))
+
+
+class _Raised(logging.Filter):
+    """What a kernel does wrong is raised; JAX need not write it to stderr as well."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        error = record.exc_info[1] if record.exc_info else None
+        return not isinstance(error, (KernelError, IllegalInstruction))
+
+
+logging.getLogger("jax._src.callback").addFilter(_Raised())
