@@ -13,9 +13,9 @@ from jax.experimental import pallas as pl
 import pallas_trn3 as pltrn
 
 from .catalogue import CATALOGUE, Entry
-from .rows import PARTITIONS, check_floats, columns, over_rows, rows_together
+from .rows import PARTITIONS, check_floats, columns, cut, over_rows
 
-_WIDTH = 2048
+_WIDTH = 1024
 """Elements that a partition takes at a time."""
 
 
@@ -57,14 +57,16 @@ def adamw(
     arrays = [_as_lines(x) for x in (params, m, v, grads)]
     bytes_of = [x.dtype.itemsize for x in arrays]
     width = arrays[0].shape[1]
-    room = 2 * width * (sum(bytes_of) + sum(bytes_of[:3]))
-    together = rows_together(
-        "adamw", arrays[0].shape[0], max(bytes_of) * width, room, 4 * width * 8, most=2
+    blocks = cut(
+        "adamw", arrays[0].shape[0], width * sum(bytes_of), width * sum(bytes_of[:3]), 0,
+        4 * width * 8, most=4,
+    )  # fmt: skip
+    kernel = functools.partial(
+        _kernel, together=blocks.together, b1=b1, b2=b2, eps=eps, eps_root=eps_root
     )
-    kernel = functools.partial(_kernel, together=together, b1=b1, b2=b2, eps=eps, eps_root=eps_root)
     new = over_rows(
         kernel, "adamw", arrays, [jnp.broadcast_to(factors, (PARTITIONS, 4))],
-        [(width, x.dtype) for x in arrays[:3]], together,
+        [(width, x.dtype) for x in arrays[:3]], blocks,
         [columns(width, jnp.float32, 8)], aliases={0: 0, 1: 1, 2: 2},
     )  # fmt: skip
     p, m, v = (x.reshape(-1)[: params.size].reshape(params.shape) for x in new)
@@ -117,24 +119,34 @@ def _kernel(
 ) -> None:  # fmt: skip
     """Four passes of VectorE and four of ScalarE."""
     of_m, of_v, of_p = (factors.at[:, pl.ds(k, 1)] for k in range(3))
-    for k in range(together):
-        row, part = pl.ds(k, 1), 4 * (k % 2)
-        a, b, c, d = (work.at[part + j] for j in range(4))
-        c = new_m.at[:, row] if new_m.dtype == jnp.float32 else c
-        d = new_v.at[:, row] if new_v.dtype == jnp.float32 else d
-        pltrn.activation(a, g.at[:, row], scale=1 - b1, op="copy")
-        pltrn.activation(b, g.at[:, row], scale=math.sqrt(1 - b2), op="square")
-        pltrn.scalar_tensor_tensor(c, m.at[:, row], b1, a, op0="multiply", op1="add")
-        pltrn.scalar_tensor_tensor(d, v.at[:, row], b2, b, op0="multiply", op1="add")
-        for new, value in ((new_m, c), (new_v, d)):
-            if new.dtype != jnp.float32:  # rounded only where it is kept
-                pltrn.tensor_copy(new.at[:, row], value, engine="gpsimd")
-        pltrn.activation(b, d, bias=eps_root, scale=of_v, op="sqrt")
-        pltrn.activation(b, b, bias=eps, op="reciprocal")
-        pltrn.scalar_tensor_tensor(a, c, of_m, b, op0="multiply", op1="multiply")
-        pltrn.scalar_tensor_tensor(
-            new_p.at[:, row], p.at[:, row], of_p, a, op0="multiply", op1="add"
-        )
+
+    def moments(k: int) -> tuple[Any, Any]:
+        """Where they are in float32."""
+        kept = (new_m.at[:, pl.ds(k, 1)], new_v.at[:, pl.ds(k, 1)])
+        own = work.at[4 * (k % 2) + 2], work.at[4 * (k % 2) + 3]
+        first, second = (a if a.dtype == jnp.float32 else b for a, b in zip(kept, own))
+        return first, second
+
+    for k in range(together + 1):
+        if k < together:
+            row, (a, b) = pl.ds(k, 1), (work.at[4 * (k % 2) + j] for j in range(2))
+            pltrn.activation(a, g.at[:, row], scale=1 - b1, op="copy")
+            pltrn.activation(b, g.at[:, row], scale=math.sqrt(1 - b2), op="square")
+            first, second = moments(k)
+            pltrn.scalar_tensor_tensor(first, m.at[:, row], b1, a, op0="multiply", op1="add")
+            pltrn.scalar_tensor_tensor(second, v.at[:, row], b2, b, op0="multiply", op1="add")
+        if k > 0:  # while the next row begins
+            row, (a, b) = pl.ds(k - 1, 1), (work.at[4 * ((k - 1) % 2) + j] for j in range(2))
+            first, second = moments(k - 1)
+            for new, value in ((new_m, first), (new_v, second)):
+                if new.dtype != jnp.float32:  # rounded only where it is kept
+                    pltrn.tensor_copy(new.at[:, row], value, engine="gpsimd")
+            pltrn.activation(b, second, bias=eps_root, scale=of_v, op="sqrt")
+            pltrn.activation(b, b, bias=eps, op="reciprocal")
+            pltrn.scalar_tensor_tensor(a, first, of_m, b, op0="multiply", op1="multiply")
+            pltrn.scalar_tensor_tensor(
+                new_p.at[:, row], p.at[:, row], of_p, a, op0="multiply", op1="add"
+            )
 
 
 def _entry(*dtypes: str) -> Entry:

@@ -14,7 +14,15 @@ from jax.experimental import pallas as pl
 import pallas_trn3 as pltrn
 
 from .catalogue import CATALOGUE, Entry
-from .rows import PARTITIONS, as_rows, check_floats, columns, over_rows, rows_together
+from .rows import (
+    PARTITIONS,
+    as_rows,
+    check_floats,
+    columns,
+    cut,
+    in_two_steps,
+    over_rows,
+)
 
 _BANK = 512
 """float32 columns of a PSUM bank, and elements that statistics are taken of at a time."""
@@ -113,22 +121,30 @@ def rms_row(y: Any, x: Any, weight: Any, work: Any, small: Any, eps: float) -> N
     pltrn.scalar_tensor_tensor(y, x, scale, weight, op0="multiply", op1="multiply")
 
 
-def layer_row(
-    y: Any, x: Any, weight: Any, bias: Any, work: Any, small: Any, triples: Any, eps: float
-) -> None:
-    """One row a partition; `small` [2, 128, 2] is mean and variance, then bias and scale."""
+def normal_row(normal: Any, x: Any, small: Any, triples: Any, eps: float) -> None:
+    """One row a partition with mean 0 and variance 1; `small` [2, 128, 2] as of `moments`."""
     moments(small, x, triples, eps)
     shift, scale = small.at[1, :, pl.ds(0, 1)], small.at[1, :, pl.ds(1, 1)]
-    pltrn.activation(work, x, bias=shift, scale=scale, op="copy")
-    pltrn.tensor_tensor(work, work, weight, op="multiply", engine="vector")
-    pltrn.tensor_tensor(y, work, bias, op="add", engine="gpsimd")
+    pltrn.activation(normal, x, bias=shift, scale=scale, op="copy")
+
+
+def line_row(y: Any, normal: Any, weight: Any, bias: Any) -> None:
+    """`normal * weight + bias`: as VectorE has the statistics to find, GpSimdE does most of it."""
+    n = weight.shape[-1]
+    middle = max(1, n // 2)
+    for start, size, engine in ((0, middle, "vector"), (middle, n - middle, "gpsimd")):
+        if size:
+            part = pl.ds(start, size)
+            here = normal.at[:, part]
+            pltrn.tensor_tensor(here, here, weight.at[:, part], op="multiply", engine=engine)
+    pltrn.tensor_tensor(y, normal, bias, op="add", engine="gpsimd")
 
 
 def moments(small: Any, x: Any, triples: Any, eps: float) -> None:
     """Mean and variance of a row, and the line `x * scale + shift` that makes them 0 and 1."""
     n = x.shape[-1]
     for c, start in enumerate(range(0, n, _BANK)):
-        part = x.at[:, :, pl.ds(start, min(_BANK, n - start))]
+        part = x.at[(..., pl.ds(start, min(_BANK, n - start)))]
         pltrn.bn_stats(triples.at[:, pl.ds(6 * c, 6)], part)
     pltrn.bn_aggr(small.at[0], triples)
     mean, variance = small.at[0, :, pl.ds(0, 1)], small.at[0, :, pl.ds(1, 1)]
@@ -144,11 +160,11 @@ def moments(small: Any, x: Any, triples: Any, eps: float) -> None:
 def _rmsnorm(eps: float, x: jax.Array, weight: jax.Array) -> jax.Array:
     rows, n = x.shape
     size = x.dtype.itemsize
-    together = rows_together("rmsnorm", rows, n * size, 4 * n * size, 5 * 4 * n)
-    scratch = [*spread_scratch(n, 1), columns(n, jnp.float32, 2)]
-    scratch += [pltrn.SBUF((together, 2, PARTITIONS, 1), jnp.float32)]
-    kernel = functools.partial(_rms_forward, eps=eps, together=together)
-    (y,) = over_rows(kernel, "rmsnorm", [x], [_line(weight)], [(n, x.dtype)], together, scratch)
+    blocks = cut("rmsnorm", rows, n * size, n * size, 0, 2 * 4 * n + n * size)
+    scratch = [*spread_scratch(n, 1), columns(n, x.dtype, 1)]
+    scratch += [pltrn.SBUF((blocks.together, 2, PARTITIONS, 1), jnp.float32)]
+    kernel = functools.partial(_rms_forward, eps=eps, together=blocks.together)
+    (y,) = over_rows(kernel, "rmsnorm", [x], [_line(weight)], [(n, x.dtype)], blocks, scratch)
     return y
 
 
@@ -159,7 +175,7 @@ def _rms_forward(
     spread([line], ones, product, weight)
     for g in range(together):
         row = pl.ds(g, 1)
-        rms_row(y.at[:, row], x.at[:, row], weight.at[0], work.at[g % 2], small.at[g], eps)
+        rms_row(y.at[:, row], x.at[:, row], weight.at[0], work.at[0], small.at[g], eps)
 
 
 def _rms_residuals(eps: float, x: jax.Array, weight: jax.Array) -> tuple[jax.Array, Any]:
@@ -172,43 +188,56 @@ def _rms_gradient(eps: float, residuals: Any, dy: jax.Array) -> tuple[jax.Array,
     rows, n = x.shape
     x, dy = _whole_blocks(x, dy)
     size = x.dtype.itemsize
-    together = rows_together("rmsnorm", x.shape[0], n * size, 6 * n * size, 4 * n * 11)
+    blocks = cut("rmsnorm", x.shape[0], 2 * n * size, n * size, 2 * n * (4 + size), 4 * n * 5)
+    slots = 2 * blocks.together
     scratch = [
         *spread_scratch(n, 1),
-        columns(n, jnp.float32, 8),
-        pltrn.SBUF((together, 4, PARTITIONS, 1), jnp.float32),
+        columns(n, jnp.float32, slots),
+        columns(n, x.dtype, slots),
+        columns(n, jnp.float32, 3),
+        pltrn.SBUF((slots, 4, PARTITIONS, 1), jnp.float32),
         pltrn.PSUM((PARTITIONS, -(-n // PARTITIONS)), jnp.float32),
     ]
-    kernel = functools.partial(_rms_backward, eps=eps, together=together)
-    dx, dweight = _with_sums(
-        kernel, "rmsnorm_backward", [x, dy], [_line(weight)], (n, x.dtype), 1, together, scratch
-    )
-    return dx[:rows], dweight[0].astype(weight.dtype)
+    kernel = functools.partial(_rms_backward, eps=eps, together=blocks.together)
+    dx, dweight = over_rows(
+        kernel, "rmsnorm_backward", [x, dy], [_line(weight)], [(n, x.dtype)], blocks, scratch,
+        late=True, sums=[(PARTITIONS, -(-n // PARTITIONS))],
+    )  # fmt: skip
+    return dx[:rows], dweight.T.reshape(-1)[:n].astype(weight.dtype)
 
 
 def _rms_backward(
     x: Any, dy: Any, line: Any, dx: Any, sums: Any, ones: Any, product: Any, weight: Any,
-    work: Any, small: Any, total: Any, *, eps: float, together: int,
+    weighted: Any, kept: Any, work: Any, small: Any, total: Any, *, eps: float, together: int,
 ) -> None:  # fmt: skip
     spread([line], ones, product, weight)
     _from_zero(total)
     n = line.shape[1]
-    for g in range(together):
-        row, part = pl.ds(g, 1), 4 * (g % 2)
-        t, q, p, u = (work.at[part + k] for k in range(4))
-        squares, r, inner, factor = (small.at[g, k] for k in range(4))
-        pltrn.activation_reduce(p, x.at[:, row], squares, op="square", reduce_op="add")
+    q, p, u = (work.at[k] for k in range(3))
+
+    def first(g: int, slot: Any) -> None:
+        t, here, of_dy = weighted.at[slot], x.at[:, pl.ds(g, 1)], dy.at[:, pl.ds(g, 1)]
+        squares, r, inner = (small.at[slot, k] for k in range(3))
+        pltrn.tensor_tensor(t, of_dy, weight.at[0], op="multiply", engine="gpsimd")
+        pltrn.tensor_tensor(q, of_dy, here, op="multiply", engine="gpsimd")
+        # Of squares and products only the sums are needed.
+        pltrn.activation_reduce(u, here, squares, op="square", reduce_op="add")
         pltrn.activation(r, squares, bias=eps, scale=1 / n, op="rsqrt")
-        pltrn.tensor_tensor(t, dy.at[:, row], weight.at[0], op="multiply", engine="gpsimd")
-        pltrn.tensor_tensor(q, dy.at[:, row], x.at[:, row], op="multiply", engine="gpsimd")
-        pltrn.tensor_tensor(p, t, x.at[:, row], op="multiply", engine="vector")
-        pltrn.activation_reduce(u, p, inner, op="copy", reduce_op="add", scale=-1 / n)
+        pltrn.tensor_copy(kept.at[slot], here)
+        pltrn.tensor_tensor(p, t, here, op="multiply", engine="vector")
+        pltrn.activation_reduce(p, p, inner, op="copy", reduce_op="add", scale=-1 / n)
+        _add_up(total, q, r, (pl.program_id(0) > 0) | (g > 0))
+
+    def second(g: int, slot: Any) -> None:
+        r, inner, factor = (small.at[slot, k] for k in (1, 2, 3))
         pltrn.tensor_tensor(factor, r, r, op="multiply")
         pltrn.scalar_tensor_tensor(factor, factor, r, inner, op0="multiply", op1="multiply")
-        pltrn.activation(u, x.at[:, row], scale=factor, op="copy")
-        pltrn.scalar_tensor_tensor(dx.at[:, row], t, r, u, op0="multiply", op1="add")
-        _add_up(total, q, r, (pl.program_id(0) > 0) | (g > 0))
-    _at_the_end(sums.at[0], total)
+        pltrn.activation(u, kept.at[slot], scale=factor, op="copy")
+        row = dx.at[:, pl.ds(g, 1)]
+        pltrn.scalar_tensor_tensor(row, weighted.at[slot], r, u, op0="multiply", op1="add")
+
+    in_two_steps(first, second, together)
+    _at_the_end(sums, total)
 
 
 _rmsnorm.defvjp(_rms_residuals, _rms_gradient)
@@ -225,30 +254,33 @@ def _triples(n: int) -> int:
 def _layernorm(eps: float, x: jax.Array, weight: jax.Array, bias: jax.Array) -> jax.Array:
     rows, n = x.shape
     size = x.dtype.itemsize
-    together = rows_together("layernorm", rows, n * size, 4 * n * size, 8 * 4 * n)
+    blocks = cut("layernorm", rows, n * size, n * size, 2 * 4 * n, 4 * 4 * n)
+    slots = 2 * blocks.together
     scratch = [
         *spread_scratch(n, 2),
-        columns(n, jnp.float32, 3),
-        pltrn.SBUF((together, 2, PARTITIONS, 2), jnp.float32),
+        columns(n, jnp.float32, slots),
+        pltrn.SBUF((slots, 2, PARTITIONS, 2), jnp.float32),
         columns(_triples(n), jnp.float32, 2),
     ]
-    kernel = functools.partial(_layer_forward, eps=eps, together=together)
+    kernel = functools.partial(_layer_forward, eps=eps, together=blocks.together)
     lines = [_line(weight), _line(bias)]
-    (y,) = over_rows(kernel, "layernorm", [x], lines, [(n, x.dtype)], together, scratch)
+    (y,) = over_rows(kernel, "layernorm", [x], lines, [(n, x.dtype)], blocks, scratch, late=True)
     return y
 
 
 def _layer_forward(
-    x: Any, line: Any, last: Any, y: Any, ones: Any, product: Any, lines: Any, work: Any,
+    x: Any, line: Any, last: Any, y: Any, ones: Any, product: Any, lines: Any, normal: Any,
     small: Any, triples: Any, *, eps: float, together: int,
 ) -> None:  # fmt: skip
     spread([line, last], ones, product, lines)
-    for g in range(together):
-        row = pl.ds(g, 1)
-        layer_row(
-            y.at[:, row], x.at[:, row], lines.at[0], lines.at[1], work.at[g % 3], small.at[g],
-            triples.at[g % 2], eps,
-        )  # fmt: skip
+
+    def first(g: int, slot: Any) -> None:
+        normal_row(normal.at[slot], x.at[:, pl.ds(g, 1)], small.at[slot], triples.at[g % 2], eps)
+
+    def second(g: int, slot: Any) -> None:
+        line_row(y.at[:, pl.ds(g, 1)], normal.at[slot], lines.at[0], lines.at[1])
+
+    in_two_steps(first, second, together)
 
 
 def _layer_residuals(
@@ -266,56 +298,66 @@ def _layer_gradient(
     rows, n = x.shape
     x, dy = _whole_blocks(x, dy)
     size = x.dtype.itemsize
-    together = rows_together("layernorm", x.shape[0], n * size, 6 * n * size, 4 * n * 12)
+    blocks = cut("layernorm", x.shape[0], 2 * n * size, n * size, 4 * n * 4, 4 * n * 4)
+    slots, chunks = 2 * blocks.together, -(-n // PARTITIONS)
     scratch = [
         *spread_scratch(n, 1),
-        columns(n, jnp.float32, 8),
-        pltrn.SBUF((together, 2, PARTITIONS, 2), jnp.float32),
-        pltrn.SBUF((together, 3, PARTITIONS, 1), jnp.float32),
+        columns(n, jnp.float32, slots),
+        columns(n, jnp.float32, slots),
+        columns(n, jnp.float32, 2),
+        pltrn.SBUF((slots, 2, PARTITIONS, 2), jnp.float32),
+        pltrn.SBUF((slots, 3, PARTITIONS, 1), jnp.float32),
         columns(_triples(n), jnp.float32, 2),
-        pltrn.PSUM((PARTITIONS, -(-n // PARTITIONS)), jnp.float32),
-        pltrn.PSUM((PARTITIONS, -(-n // PARTITIONS)), jnp.float32),
+        pltrn.PSUM((PARTITIONS, chunks), jnp.float32),
+        pltrn.PSUM((PARTITIONS, chunks), jnp.float32),
         pltrn.SBUF((PARTITIONS, 1), jnp.float32),
         pltrn.SBUF((PARTITIONS, 1), dy.dtype),
     ]
-    kernel = functools.partial(_layer_backward, eps=eps, together=together)
-    dx, sums = _with_sums(
-        kernel, "layernorm_backward", [x, dy], [_line(weight)], (n, x.dtype), 2, together, scratch
-    )
-    return dx[:rows], sums[0].astype(weight.dtype), sums[1].astype(bias.dtype)
+    kernel = functools.partial(_layer_backward, eps=eps, together=blocks.together)
+    dx, *sums = over_rows(
+        kernel, "layernorm_backward", [x, dy], [_line(weight)], [(n, x.dtype)], blocks, scratch,
+        late=True, sums=[(PARTITIONS, chunks)] * 2,
+    )  # fmt: skip
+    dweight, dbias = (y.T.reshape(-1)[:n] for y in sums)
+    return dx[:rows], dweight.astype(weight.dtype), dbias.astype(bias.dtype)
 
 
 def _layer_backward(
-    x: Any, dy: Any, line: Any, dx: Any, sums: Any, ones: Any, product: Any, weight: Any,
-    work: Any, small: Any, inner: Any, triples: Any, by_weight: Any, by_bias: Any, one: Any,
-    one_narrow: Any, *, eps: float, together: int,
+    x: Any, dy: Any, line: Any, dx: Any, of_weight: Any, of_bias: Any, ones: Any, product: Any,
+    weight: Any, normal: Any, weighted: Any, work: Any, small: Any, inner: Any, triples: Any,
+    by_weight: Any, by_bias: Any, one: Any, one_narrow: Any, *, eps: float, together: int,
 ) -> None:  # fmt: skip
     spread([line], ones, product, weight)
     _from_zero(by_weight, by_bias)
     pltrn.memset(one, value=1.0)
     pltrn.memset(one_narrow, value=1.0)
     n = line.shape[1]
-    for g in range(together):
-        row, part = pl.ds(g, 1), 4 * (g % 2)
-        z, t, q, p = (work.at[part + k] for k in range(4))
-        mean_t, mean_tz, shift = (inner.at[g, k] for k in range(3))
-        moments(small.at[g], x.at[:, row], triples.at[g % 2], eps)
-        middle, r = small.at[g, 1, :, pl.ds(0, 1)], small.at[g, 1, :, pl.ds(1, 1)]
-        pltrn.activation(z, x.at[:, row], bias=middle, scale=r, op="copy")
-        pltrn.tensor_tensor(t, dy.at[:, row], weight.at[0], op="multiply", engine="gpsimd")
-        pltrn.tensor_tensor(q, dy.at[:, row], z, op="multiply", engine="gpsimd")
-        pltrn.tensor_tensor(p, t, z, op="multiply", engine="vector")
+    q, p = work.at[0], work.at[1]
+
+    def first(g: int, slot: Any) -> None:
+        z, t, of_dy = normal.at[slot], weighted.at[slot], dy.at[:, pl.ds(g, 1)]
+        mean_t, mean_tz = inner.at[slot, 0], inner.at[slot, 1]
+        pltrn.tensor_tensor(t, of_dy, weight.at[0], op="multiply", engine="gpsimd")
+        normal_row(z, x.at[:, pl.ds(g, 1)], small.at[slot], triples.at[g % 2], eps)
+        pltrn.tensor_tensor(q, of_dy, z, op="multiply", engine="gpsimd")
         # What is written is not needed: the sums are.
-        pltrn.activation_reduce(p, p, mean_tz, op="copy", reduce_op="add", scale=-1 / n)
         pltrn.activation_reduce(p, t, mean_t, op="copy", reduce_op="add", scale=-1 / n)
-        pltrn.scalar_tensor_tensor(p, z, mean_tz, t, op0="multiply", op1="add")
-        pltrn.tensor_tensor(shift, mean_t, r, op="multiply")
-        pltrn.activation(dx.at[:, row], p, bias=shift, scale=r, op="copy")
+        pltrn.tensor_tensor(p, t, z, op="multiply", engine="vector")
+        pltrn.activation_reduce(p, p, mean_tz, op="copy", reduce_op="add", scale=-1 / n)
         going_on = (pl.program_id(0) > 0) | (g > 0)
         _add_up(by_weight, q, one, going_on)
-        _add_up(by_bias, dy.at[:, row], one_narrow, going_on)
-    _at_the_end(sums.at[0], by_weight)
-    _at_the_end(sums.at[1], by_bias)
+        _add_up(by_bias, of_dy, one_narrow, going_on)
+
+    def second(g: int, slot: Any) -> None:
+        z, r = normal.at[slot], small.at[slot, 1, :, pl.ds(1, 1)]
+        mean_t, mean_tz, shift = (inner.at[slot, k] for k in range(3))
+        pltrn.tensor_tensor(shift, mean_t, r, op="multiply")
+        pltrn.scalar_tensor_tensor(z, z, mean_tz, weighted.at[slot], op0="multiply", op1="add")
+        pltrn.activation(dx.at[:, pl.ds(g, 1)], z, bias=shift, scale=r, op="copy")
+
+    in_two_steps(first, second, together)
+    _at_the_end(of_weight, by_weight)
+    _at_the_end(of_bias, by_bias)
 
 
 _layernorm.defvjp(_layer_residuals, _layer_gradient)
@@ -331,40 +373,6 @@ def _whole_blocks(x: jax.Array, dy: jax.Array) -> tuple[jax.Array, jax.Array]:
     if not edge[0][1]:
         return x, dy
     return jnp.pad(x, edge, constant_values=1), jnp.pad(dy, edge)
-
-
-def _with_sums(
-    kernel: Any,
-    name: str,
-    rows: Sequence[jax.Array],
-    lines: Sequence[jax.Array],
-    out: tuple[int, Any],
-    sums: int,
-    together: int,
-    scratch: Sequence[Any],
-) -> tuple[jax.Array, jax.Array]:
-    """The results for rows, and sums [sums, n] over all of them."""
-    count, n = rows[0].shape
-    height, chunks = count // together, -(-n // PARTITIONS)
-
-    def block(width: int) -> pl.BlockSpec:
-        return pl.BlockSpec((PARTITIONS, together, width), lambda i: (i, 0, 0))
-
-    result, added = pl.pallas_call(
-        kernel,
-        grid=(height // PARTITIONS,),
-        in_specs=[block(n) for _ in rows]
-        + [pl.BlockSpec(x.shape, lambda i: (0, 0)) for x in lines],
-        out_specs=[block(out[0]), pl.BlockSpec((sums, PARTITIONS, chunks), lambda i: (0, 0, 0))],
-        out_shape=[
-            jax.ShapeDtypeStruct((height, together, out[0]), out[1]),
-            jax.ShapeDtypeStruct((sums, PARTITIONS, chunks), jnp.float32),
-        ],
-        scratch_shapes=list(scratch),
-        compiler_params=pltrn.CompilerParams(),
-        name=name,
-    )(*(x.reshape(height, together, n) for x in rows), *lines)
-    return result.reshape(count, out[0]), jnp.swapaxes(added, 1, 2).reshape(sums, -1)[:, :n]
 
 
 def _add_up(total: Any, values: Any, weights: Any, going_on: Any) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jax.experimental import pallas as pl
 
 import pallas_trn3 as pltrn
@@ -19,8 +20,17 @@ from jax_trn3 import MXArray
 from jax_trn3.numerics import element_format
 
 from .catalogue import CATALOGUE, Entry
-from .norms import _check, _line, _triples, layer_row, rms_row, spread, spread_scratch
-from .rows import PARTITIONS, as_rows, columns, rows_together
+from .norms import (
+    _check,
+    _line,
+    _triples,
+    line_row,
+    normal_row,
+    rms_row,
+    spread,
+    spread_scratch,
+)
+from .rows import PARTITIONS, as_rows, columns, cut, everywhere, in_two_steps
 
 _QUAD = 4
 _WIDE = PARTITIONS * _QUAD
@@ -40,8 +50,8 @@ def rmsnorm_mx(
 ) -> MXArray:
     """`jax_trn3.quantize_mx(rmsnorm(x, weight, eps), -1, dtype, scale_rule=scale_rule)`.
 
-    Bit for bit. Of a float32 x the result is rounded to bfloat16 before it is quantized, as `quantize_mx` of the
-    hardware takes 16 bits. Not differentiable, as no `MXArray` is.
+    Bit for bit. Of a float32 x the result is rounded to bfloat16 before it is quantized, as
+    `quantize_mx` of the hardware takes 16 bits. Not differentiable, as no `MXArray` is.
 
     **Arguments:**
 
@@ -92,72 +102,86 @@ def _quantized(
         raise ValueError(f"{name} to {dtype}; allowed: float8_e4m3fn, float8_e5m2")
     if scale_rule not in ("ocp", "neuron"):
         raise ValueError(f"{name}: scale_rule={scale_rule!r}; allowed: 'ocp', 'neuron'")
-    rows, n = x.shape
     narrow = x.dtype if x.dtype.itemsize == 2 else jnp.dtype(jnp.bfloat16)
-    chunks = -(-n // _WIDE)
-    size = x.dtype.itemsize
-    fixed = 4 * n * (2 + 3 * len(lines))  # work, and lines as they come and everywhere
-    together = rows_together(
-        name, rows, n * size, 2 * n * size + 2 * chunks * _WIDE + 26 * PARTITIONS, fixed, most=4
-    )
-    steps = -(-rows // (PARTITIONS * together))
-    across = PARTITIONS * together
+    x = jnp.pad(x, ((0, -x.shape[0] % PARTITIONS), (0, 0)))
+    rows, n = x.shape
+    chunks, size = -(-n // _WIDE), x.dtype.itemsize
+    shared = -(-chunks // _QUAD)
+    # Held: a row's result twice, what becomes of it, and its scales.
+    held = 2 * 2 * chunks * _WIDE + 2 * chunks * _WIDE + 2 * shared * PARTITIONS
+    held += 4 * n if len(lines) > 1 else 0
+    fixed = 4 * n * (1 + 2 * len(lines)) + 2 * 2 * _WIDE
+    # Neighbouring rows are in neighbouring partitions here: in HBM, a partition's are one run.
+    blocks = cut(name, rows, n * size, 0, held, fixed, most=4)
+    steps, across = rows // (PARTITIONS * blocks.together), PARTITIONS * blocks.together
+    tiles = 2 * blocks.together
+    scratch = {
+        "work": columns(n, jnp.float32, blocks.together if len(lines) > 1 else 1),
+        "small": pltrn.SBUF((tiles, 2, PARTITIONS, len(lines)), jnp.float32),
+        "triples": columns(_triples(n), jnp.float32, 2),
+        "y": columns(chunks * _WIDE, narrow, tiles),
+        "turned": pltrn.PSUM((4, PARTITIONS, PARTITIONS, _QUAD), narrow),
+        "wide": columns(_WIDE, narrow, 2),
+        "packed": pltrn.SBUF((2, chunks, PARTITIONS, across, _QUAD), element_format(dtype).dtype),
+        "scale": pltrn.SBUF((2, shared, PARTITIONS, across), jnp.uint8),
+    }
     quads, scales = pl.pallas_call(
         functools.partial(_kernel, eps=float(eps), scale_rule=scale_rule, lines=len(lines)),
-        grid=(steps,),
-        in_specs=[pl.BlockSpec((PARTITIONS, together, n), lambda i: (i, 0, 0))]
-        + [pl.BlockSpec((1, n), lambda i: (0, 0)) for _ in lines],
+        grid=(steps + 1,),
+        in_specs=[
+            pl.BlockSpec(
+                (blocks.together, PARTITIONS, n),
+                lambda i: (jnp.minimum(i, steps - 1), 0, 0),
+                pipeline_mode=pl.Buffered(blocks.inputs),
+            )
+        ]
+        + [everywhere((1, n)) for _ in lines],
         out_specs=[pl.BlockSpec(memory_space=pltrn.HBM)] * 2,
         out_shape=[
-            jax.ShapeDtypeStruct(
-                (chunks, PARTITIONS, steps * across, _QUAD), element_format(dtype).dtype
-            ),
-            jax.ShapeDtypeStruct((-(-chunks // _QUAD), PARTITIONS, steps * across), jnp.uint8),
+            jax.ShapeDtypeStruct((chunks, PARTITIONS, rows, _QUAD), element_format(dtype).dtype),
+            jax.ShapeDtypeStruct((shared, PARTITIONS, rows), jnp.uint8),
         ],
-        scratch_shapes=[
-            *spread_scratch(n, len(lines)),
-            columns(n, jnp.float32, 2),
-            pltrn.SBUF((together, 2, PARTITIONS, len(lines)), jnp.float32),
-            columns(_triples(n), jnp.float32, 2),
-            pltrn.SBUF((together, PARTITIONS, chunks * _WIDE), narrow),
-            pltrn.PSUM((4, PARTITIONS, PARTITIONS), narrow),
-            pltrn.SBUF((2, PARTITIONS, across * _QUAD), narrow),
-            pltrn.SBUF((2, PARTITIONS, across, _QUAD), element_format(dtype).dtype),
-            pltrn.SBUF((2, PARTITIONS, across), jnp.uint8),
-        ],
+        scratch_shapes=[*spread_scratch(n, len(lines)), scratch],
         compiler_params=pltrn.CompilerParams(),
         name=name,
-    )(x.reshape(-1, together, n), *map(_line, lines))
+    )(x.reshape(-1, PARTITIONS, n), *map(_line, lines))
     return quads, _scales(scales, chunks)
 
 
 def _kernel(x: Any, *refs: Any, eps: float, scale_rule: str, lines: int) -> None:
-    given, refs = refs[:lines], refs[lines:]
-    quads, scales, ones, product, everywhere, work, small, triples, *tiles = refs
-    y, turned, wide, packed, scale = tiles
-    n, together = x.shape[-1], x.shape[1]
+    given, (quads, scales, ones, product, everywhere, own) = refs[:lines], refs[lines:]
+    n, together = x.shape[-1], x.shape[0]
+    y, small, work = own["y"], own["small"], own["work"]
     spread(given, ones, product, everywhere)
-    _filled(y, scale, n)
-    for g in range(together):
-        row, result = x.at[:, pl.ds(g, 1)], y.at[g, :, pl.ds(0, n)]
+    _filled(y, own["scale"], n)
+
+    def normal(g: int, slot: Any) -> None:
+        result = y.at[slot, :, pl.ds(0, n)]
         if lines == 1:
-            rms_row(result, row, everywhere.at[0], work.at[g % 2], small.at[g], eps)
+            rms_row(result, x.at[g], everywhere.at[0], work.at[0], small.at[slot], eps)
         else:
-            layer_row(
-                result, row, everywhere.at[0], everywhere.at[1], work.at[g % 2], small.at[g],
-                triples.at[g % 2], eps,
-            )  # fmt: skip
-    across = PARTITIONS * together
-    here = pl.ds(pl.program_id(0) * across, across)
-    chunks = y.shape[-1] // _WIDE
-    for k in range(chunks):
-        shared = scale.at[k // _QUAD % 2]
-        _turned(wide.at[k % 2], y, turned, k)
-        part = shared.at[pl.ds(_QUAD * (k % _QUAD), _LAST)]
-        pltrn.quantize_mx(packed.at[k % 2], wide.at[k % 2], part, scale_rule=scale_rule)
-        pltrn.dma_copy(quads.at[k, :, here], packed.at[k % 2], engine="dma:sync")
-        if k % _QUAD == _QUAD - 1 or k == chunks - 1:
-            pltrn.dma_copy(scales.at[k // _QUAD, :, here], shared, engine="dma:gpsimd")
+            normal_row(work.at[g], x.at[g], small.at[slot], own["triples"].at[g % 2], eps)
+            line_row(result, work.at[g], everywhere.at[0], everywhere.at[1])
+
+    def quantized(g: int, slot: Any) -> None:
+        step = pl.program_id(0) - 1
+        place = lax.rem(step, 2)
+        packed, scale = own["packed"].at[place], own["scale"].at[place]
+        rows = pl.ds(g * PARTITIONS, PARTITIONS)
+        for k in range(packed.shape[0]):
+            wide = own["wide"].at[k % 2]
+            _turned(wide, y.at[slot], own["turned"].at[k % 4], k)
+            first = pl.ds(_QUAD * (k % _QUAD), _LAST)
+            scale_part = scale.at[k // _QUAD, first, rows]
+            pltrn.quantize_mx(packed.at[k, :, rows], wide, scale_part, scale_rule=scale_rule)
+        if g == together - 1:
+            here = pl.ds(step * packed.shape[2], packed.shape[2])
+            for k in range(packed.shape[0]):
+                pltrn.dma_copy(quads.at[k, :, here], packed.at[k], engine="dma:sync")
+            for k in range(scale.shape[0]):
+                pltrn.dma_copy(scales.at[k, :, here], scale.at[k], engine="dma:gpsimd")
+
+    in_two_steps(normal, quantized, together)
 
 
 def _filled(y: Any, scale: Any, n: int) -> None:
@@ -165,22 +189,19 @@ def _filled(y: Any, scale: Any, n: int) -> None:
 
     @pl.when(pl.program_id(0) == 0)
     def _() -> None:
-        pltrn.memset(scale.at[0], value=0)
-        pltrn.memset(scale.at[1], value=0)
-        for g in range(y.shape[0] if n < y.shape[-1] else 0):
-            pltrn.memset(y.at[g, :, pl.ds(n, y.shape[-1] - n)], value=0.0)
+        for place in range(scale.shape[0]):
+            for k in range(scale.shape[1]):
+                pltrn.memset(scale.at[place, k], value=0)
+        for slot in range(y.shape[0] if n < y.shape[-1] else 0):
+            pltrn.memset(y.at[slot, :, pl.ds(n, y.shape[-1] - n)], value=0.0)
 
 
 def _turned(wide: Any, y: Any, turned: Any, k: int) -> None:
     """Columns 512 k + 4 p + slot of row r go to partition p, place 4 r + slot."""
-    together = y.shape[0]
-    for g in range(together):
-        for slot in range(_QUAD):
-            quad = y.at[g].at[:, pl.ds(_WIDE * k + slot, PARTITIONS, _QUAD)]
-            pltrn.nc_transpose(turned.at[slot], quad)
-            places = wide.at[:, pl.ds(_QUAD * g + slot, PARTITIONS, _QUAD * together)]
-            engine = "vector" if slot % 2 else "scalar"
-            pltrn.tensor_copy(places, turned.at[slot], engine=engine)
+    for slot in range(_QUAD):
+        quad = y.at[:, pl.ds(_WIDE * k + slot, PARTITIONS, _QUAD)]
+        pltrn.nc_transpose(turned.at[:, :, pl.ds(slot, 1)], quad)
+    pltrn.tensor_copy(wide, turned, engine="vector" if k % 4 == 0 else "scalar")
 
 
 def _scales(tiles: jax.Array, chunks: int) -> jax.Array:

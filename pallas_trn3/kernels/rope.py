@@ -12,7 +12,7 @@ from jax.experimental import pallas as pl
 import pallas_trn3 as pltrn
 
 from .catalogue import CATALOGUE, Entry
-from .rows import PARTITIONS, check_floats, columns, rows_together
+from .rows import OUTPUTS, PARTITIONS, check_floats, columns, cut
 
 _FEATURES = 4096
 """Features of a position that a block has at most; more heads are more blocks."""
@@ -79,19 +79,24 @@ def _rope(interleaved: bool, x: jax.Array, cos: jax.Array, sin: jax.Array) -> ja
     batch, length, heads, features = x.shape
     few = next(h for h in range(heads, 0, -1) if heads % h == 0 and _few(h * features, h))
     size = x.dtype.itemsize * few * features
-    # A position's blocks, its angles, and of each half head four products and two tables.
-    room = 4 * size + 8 * features + 4 * few * (features // 2) * (4 + 2)
-    together = rows_together("rope", length, size, room) if few == heads else 1
+    # Angles, and of half of the features four products and two tables.
+    room = 2 * 2 * 4 * (features // 2) + 4 * few * (features // 2) * (4 + 2)
+    blocks = cut("rope", length, size, size, room)
+    together = blocks.together if few == heads else 1
     places, line = together * few, together * features // 2
     kernel = functools.partial(_kernel, heads=few, interleaved=interleaved)
-    block = pl.BlockSpec((None, PARTITIONS, places, features), lambda i, h, b: (b, i, h, 0))
+
+    def block(buffers: int) -> pl.BlockSpec:
+        sizes, mode = (None, PARTITIONS, places, features), pl.Buffered(buffers)
+        return pl.BlockSpec(sizes, lambda i, h, b: (b, i, h, 0), pipeline_mode=mode)
+
     angles = pl.BlockSpec((PARTITIONS, line), lambda i, h, b: (i, 0))
     shape = (batch, length // together, together * heads, features)
     y = pl.pallas_call(
         kernel,
         grid=(pl.cdiv(shape[1], PARTITIONS), heads // few, batch),
-        in_specs=[block, angles, angles],
-        out_specs=block,
+        in_specs=[block(blocks.inputs), angles, angles],
+        out_specs=block(OUTPUTS),
         out_shape=jax.ShapeDtypeStruct(shape, x.dtype),
         scratch_shapes=[
             columns(places * (features // 2), jnp.float32, 2),

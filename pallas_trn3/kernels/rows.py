@@ -7,10 +7,12 @@ short a row is; instructions take one row a partition at a time.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jax.experimental import pallas as pl
 
 import pallas_trn3 as pltrn
@@ -24,8 +26,11 @@ FLOATS = ("float32", "bfloat16", "float16")
 _ROOM = int(0.9 * TRAINIUM2.core.sbuf_usable_partition_bytes)
 """Bytes of a partition for a kernel: what the smaller of the cores with its instructions has."""
 
-_BLOCK = 16 * 1024
-"""Bytes of a partition in the largest block that make transfers long: 2 MiB in all."""
+_BLOCK = 32 * 1024
+"""Bytes of a partition that are loaded for a block at most, if a row does not take more."""
+
+INPUTS, OUTPUTS = 3, 2
+"""Buffers of a block: of inputs one is computed with while the next is there and another comes."""
 
 _BLOCKS = 4
 """Blocks at least, where there are so many rows: one is loaded, one computed, one stored."""
@@ -41,35 +46,57 @@ def check_floats(name: str, *arrays: jax.Array) -> None:
             raise TypeError(f"{name} of {x.dtype}; allowed: {', '.join(FLOATS)}")
 
 
-def rows_together(
-    name: str, rows: int, block_bytes: int, row_bytes: int, fixed: int = 0, most: int = 16
-) -> int:
-    """How many neighbouring rows a partition gets in a block.
+@dataclass(frozen=True)
+class Cut:
+    """How rows are cut into blocks."""
+
+    together: int
+    """Neighbouring rows of a partition in a block."""
+
+    inputs: int
+    """Buffers of an input's block."""
+
+
+def cut(
+    name: str,
+    rows: int,
+    loaded: int,
+    stored: int,
+    held: int = 0,
+    fixed: int = 0,
+    *,
+    most: int = 16,
+) -> Cut:
+    """Blocks that SBUF holds, long enough for transfers.
 
     **Arguments:**
 
-    - `rows`: Of the array; the result divides it, and the rows of a partition where whole blocks
+    - `rows`: Of the array; `together` divides it, and the rows of a partition where whole blocks
       of 128 partitions make up the array.
-    - `block_bytes`: Of a row in the widest block.
-    - `row_bytes`: Of SBUF that a row of a partition takes in all blocks and buffers.
-    - `fixed`: Of a partition, that are taken whatever the blocks are.
-    - `most`: Rows at most; the kernel's text has each of them.
+    - `loaded`, `stored`, `held`: Bytes that a row of a partition takes in all its input blocks, in
+      its output blocks, and in scratch that grows with `together`.
+    - `fixed`: Bytes of a partition that are taken whatever the blocks are.
+    - `most`: Rows of a partition at most; the kernel's text has each of them.
 
     **Raises:** `ValueError` for a row that a partition cannot hold.
     """
-    if row_bytes + fixed > _ROOM:
+    for inputs in range(INPUTS, 0, -1):
+        row = inputs * loaded + OUTPUTS * stored + held
+        if row + fixed <= _ROOM:
+            break
+    else:
         raise ValueError(
-            f"{name}: a row takes {row_bytes + fixed} bytes of an SBUF partition with its buffers, "
-            f"and there are {_ROOM}; use shorter rows, or jax.numpy for such long ones"
+            f"{name}: a row takes {row + fixed} bytes of an SBUF partition with its buffers, and "
+            f"there are {_ROOM}; use shorter rows, or jax.numpy for such long ones"
         )
     most = min(
         most,
-        max(1, _BLOCK // block_bytes),
-        (_ROOM - fixed) // row_bytes,
+        max(1, _BLOCK // loaded),
+        (_ROOM - fixed) // row,
         max(1, rows // (_BLOCKS * PARTITIONS)),
     )
     unit = PARTITIONS if rows % PARTITIONS == 0 else 1
-    return next(n for n in range(most, 0, -1) if rows // unit % n == 0)
+    return Cut(next(n for n in range(most, 0, -1) if rows // unit % n == 0), inputs)
 
 
 def over_rows(
@@ -78,9 +105,12 @@ def over_rows(
     rows: Sequence[jax.Array],
     whole: Sequence[jax.Array],
     out: Sequence[tuple[int, Any]],
-    together: int,
+    blocks: Cut,
     scratch: Sequence[Any] = (),
+    *,
     aliases: dict[int, int] | None = None,
+    late: bool = False,
+    sums: Sequence[tuple[int, ...]] = (),
 ) -> list[jax.Array]:
     """Runs a kernel on all rows.
 
@@ -92,28 +122,68 @@ def over_rows(
     - `whole`: Arrays that every block sees.
     - `out`: Columns and dtype of each result.
     - `aliases`: Of inputs to the outputs whose memory they are.
+    - `late`: Whether results come one step later than what they are made of (`in_two_steps`).
+    - `sums`: Shapes of float32 results that every block sees, as last outputs.
 
-    **Returns:** Arrays [R, n].
+    **Returns:** Arrays [R, n], and the sums.
     """
-    count = rows[0].shape[0]
+    count, together = rows[0].shape[0], blocks.together
     height = count // together
+    steps = pl.cdiv(height, PARTITIONS)
 
-    def block(columns: int) -> pl.BlockSpec:
-        return pl.BlockSpec((PARTITIONS, together, columns), lambda i: (i, 0, 0))
+    def block(columns: int, buffers: int, place: Callable[[Any], Any]) -> pl.BlockSpec:
+        shape, mode = (PARTITIONS, together, columns), pl.Buffered(buffers)
+        return pl.BlockSpec(shape, lambda i: (place(i), 0, 0), pipeline_mode=mode)
+
+    def now(i: Any) -> Any:
+        return jnp.minimum(i, steps - 1) if late else i
+
+    def before(i: Any) -> Any:
+        return jnp.maximum(i - 1, 0) if late else i
 
     results = pl.pallas_call(
         kernel,
-        grid=(pl.cdiv(height, PARTITIONS),),
-        in_specs=[block(x.shape[1]) for x in rows]
-        + [pl.BlockSpec(x.shape, lambda i, n=x.ndim: (0,) * n) for x in whole],
-        out_specs=[block(columns) for columns, _ in out],
-        out_shape=[jax.ShapeDtypeStruct((height, together, n), dtype) for n, dtype in out],
+        grid=(steps + late,),
+        in_specs=[block(x.shape[1], blocks.inputs, now) for x in rows]
+        + [everywhere(x.shape) for x in whole],
+        out_specs=[block(columns, OUTPUTS, before) for columns, _ in out]
+        + [everywhere(shape) for shape in sums],
+        out_shape=[jax.ShapeDtypeStruct((height, together, n), dtype) for n, dtype in out]
+        + [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in sums],
         scratch_shapes=list(scratch),
         input_output_aliases=aliases or {},
         compiler_params=pltrn.CompilerParams(),
         name=name,
     )(*(x.reshape(height, together, x.shape[1]) for x in rows), *whole)
-    return [y.reshape(count, y.shape[2]) for y in results]
+    lines = [y.reshape(count, y.shape[2]) for y in results[: len(out)]]
+    return [*lines, *results[len(out) :]]
+
+
+def everywhere(shape: tuple[int, ...]) -> pl.BlockSpec:
+    """A block that is the whole array, loaded once."""
+    mode = pl.Buffered(1)
+    return pl.BlockSpec(shape, lambda *_: (0,) * len(shape), pipeline_mode=mode)
+
+
+def in_two_steps(
+    first: Callable[[int, Any], None], second: Callable[[int, Any], None], together: int
+) -> None:
+    """A block's rows go through `first` in one step of the grid and through `second` in the next,
+    so that no engine waits for another one's part of the same row.
+
+    Both get a row's number in its block, and the slot of scratch (2 together in all) that keeps
+    what one leaves to the other.
+    """
+    step, last = pl.program_id(0), pl.num_programs(0) - 1
+    for g in range(together):
+
+        @pl.when(step < last)
+        def _(g: int = g) -> None:
+            first(g, lax.rem(step, 2) * together + g)
+
+        @pl.when(step > 0)
+        def _(g: int = g) -> None:
+            second(g, lax.rem(step + 1, 2) * together + g)
 
 
 def as_rows(x: jax.Array) -> jax.Array:

@@ -13,7 +13,14 @@ from jax.experimental import pallas as pl
 import pallas_trn3 as pltrn
 
 from .catalogue import CATALOGUE, Entry
-from .rows import as_rows, check_floats, columns, over_rows, rows_together
+from .rows import (
+    as_rows,
+    check_floats,
+    columns,
+    cut,
+    in_two_steps,
+    over_rows,
+)
 
 
 def softmax(
@@ -52,46 +59,46 @@ def softmax_reference(x: jax.Array, axis: int = -1) -> jax.Array:
 def _softmax(engine: str, x: jax.Array) -> jax.Array:
     rows, n = x.shape
     size = x.dtype.itemsize
-    buffers = 3
-    together = rows_together("softmax", rows, n * size, 4 * n * size, 4 * n * buffers)
+    blocks = cut("softmax", rows, n * size, n * size, 2 * 4 * n)
+    slots = 2 * blocks.together
     scratch = [
-        columns(1, x.dtype, together),  # a maximum of narrow numbers is found twice as fast
-        columns(1, jnp.float32, together),
-        columns(1, jnp.float32, together),
-        columns(n, jnp.float32, buffers),
+        columns(1, x.dtype, slots),  # a maximum of narrow numbers is found twice as fast
+        columns(1, jnp.float32, slots),
+        columns(1, jnp.float32, slots),
+        columns(n, jnp.float32, slots),
     ]
-    kernel = functools.partial(_forward, engine=engine, together=together)
-    (y,) = over_rows(kernel, "softmax", [x], [], [(n, x.dtype)], together, scratch)
+    kernel = functools.partial(_forward, engine=engine, together=blocks.together)
+    (y,) = over_rows(kernel, "softmax", [x], [], [(n, x.dtype)], blocks, scratch, late=True)
     return y
 
 
 def _forward(
     x: Any, y: Any, largest: Any, negated: Any, total: Any, e: Any, *, engine: str, together: int
 ) -> None:
-    """While one engine has a row's exponentials, the other ones have its neighbours."""
-    for g in range(together + 1):
-        if g < together:
-            row, slot = x.at[:, pl.ds(g, 1)], e.at[g % e.shape[0]]
-            pltrn.tensor_reduce(largest.at[g], row, op="maximum", axis=(1, 2))
-            if engine == "vector":
-                pltrn.tensor_copy(negated.at[g], largest.at[g])
-                pltrn.exponential(slot, row, negated.at[g], total.at[g], reduce_cmd="reset_reduce")
-            else:
-                pltrn.tensor_scalar(negated.at[g], largest.at[g], -1.0, op0="multiply")
-                pltrn.activation_reduce(
-                    slot, row, total.at[g], negated.at[g], op="exp", reduce_op="add"
-                )
-        if g > 0:
-            _scaled(y.at[:, pl.ds(g - 1, 1)], e.at[(g - 1) % e.shape[0]], total.at[g - 1], engine)
+    def exponentials(g: int, slot: Any) -> None:
+        row = x.at[:, pl.ds(g, 1)]
+        pltrn.tensor_reduce(largest.at[slot], row, op="maximum", axis=(1, 2))
+        if engine == "vector":
+            pltrn.tensor_copy(negated.at[slot], largest.at[slot])
+            pltrn.exponential(
+                e.at[slot], row, negated.at[slot], total.at[slot], reduce_cmd="reset_reduce"
+            )
+        else:
+            pltrn.tensor_scalar(negated.at[slot], largest.at[slot], -1.0, op0="multiply")
+            pltrn.activation_reduce(
+                e.at[slot], row, total.at[slot], negated.at[slot], op="exp", reduce_op="add"
+            )
 
+    def scaled(g: int, slot: Any) -> None:
+        """By the engine that has no exponentials to compute."""
+        row = y.at[:, pl.ds(g, 1)]
+        pltrn.reciprocal(total.at[slot], total.at[slot])
+        if engine == "vector":
+            pltrn.activation(row, e.at[slot], scale=total.at[slot], op="copy")
+        else:
+            pltrn.tensor_scalar(row, e.at[slot], total.at[slot], op0="multiply")
 
-def _scaled(y: Any, e: Any, total: Any, engine: str) -> None:
-    """By the engine that has no exponentials to compute."""
-    pltrn.reciprocal(total, total)
-    if engine == "vector":
-        pltrn.activation(y, e, scale=total, op="copy")
-    else:
-        pltrn.tensor_scalar(y, e, total, op0="multiply")
+    in_two_steps(exponentials, scaled, together)
 
 
 def _softmax_forward(engine: str, x: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -103,25 +110,23 @@ def _softmax_backward(engine: str, y: jax.Array, dy: jax.Array) -> tuple[jax.Arr
     """dx = y (dy - sum(y dy))."""
     rows, n = y.shape
     size = y.dtype.itemsize
-    together = rows_together("softmax", rows, n * size, 6 * n * size, 4 * n * 4)
-    scratch = [columns(n, jnp.float32, 2), columns(n, jnp.float32, 2)]
-    scratch += [columns(1, jnp.float32, together)]
-    kernel = functools.partial(_backward, together=together)
-    (dx,) = over_rows(kernel, "softmax_backward", [y, dy], [], [(n, y.dtype)], together, scratch)
+    blocks = cut("softmax", rows, 2 * n * size, n * size, 0, 2 * 4 * n)
+    scratch = [columns(n, jnp.float32, 2), columns(1, jnp.float32, blocks.together)]
+    kernel = functools.partial(_backward, together=blocks.together)
+    (dx,) = over_rows(kernel, "softmax_backward", [y, dy], [], [(n, y.dtype)], blocks, scratch)
     return (dx,)
 
 
-def _backward(
-    y: Any, dy: Any, dx: Any, product: Any, again: Any, total: Any, *, together: int
-) -> None:
+def _backward(y: Any, dy: Any, dx: Any, product: Any, total: Any, *, together: int) -> None:
     for g in range(together + 1):
         if g < together:
             row = pl.ds(g, 1)
             pltrn.tensor_tensor(
                 product.at[g % 2], y.at[:, row], dy.at[:, row], op="multiply", engine="gpsimd"
             )
+            # What it writes is not needed: the sum is.
             pltrn.activation_reduce(
-                again.at[g % 2], product.at[g % 2], total.at[g], op="copy", reduce_op="add"
+                dx.at[:, row], product.at[g % 2], total.at[g], op="copy", reduce_op="add"
             )
         if g > 0:
             row = pl.ds(g - 1, 1)

@@ -12,7 +12,7 @@ from jax.experimental import pallas as pl
 import pallas_trn3 as pltrn
 
 from .catalogue import CATALOGUE, Entry
-from .rows import as_rows, check_floats, columns, over_rows, rows_together
+from .rows import as_rows, check_floats, columns, cut, over_rows
 
 _EIGHT = 8
 _MOST = 8192
@@ -91,11 +91,11 @@ def _searched(k: int, x: jax.Array) -> tuple[jax.Array, jax.Array]:
     rows, n = x.shape
     found = -(-k // _EIGHT) * _EIGHT
     size = n * x.dtype.itemsize
-    together = rows_together("top_k", rows, size, 2 * size + 16 * found, 8 * n)
-    scratch = [columns(n, jnp.float32, 2), columns(found, jnp.float32, together)]
+    blocks = cut("top_k", rows, size, found * (x.dtype.itemsize + 4), 4 * found, 2 * 4 * n)
+    scratch = [columns(n, jnp.float32, 2), columns(found, jnp.float32, blocks.together)]
     values, places = over_rows(
-        functools.partial(_kernel, together=together), "top_k", [x], [],
-        [(found, x.dtype), (found, jnp.uint32)], together, scratch,
+        functools.partial(_kernel, together=blocks.together), "top_k", [x], [],
+        [(found, x.dtype), (found, jnp.uint32)], blocks, scratch,
     )  # fmt: skip
     places = jax.lax.bitcast_convert_type(places[:, :k], jnp.int32)
     if found > _EIGHT and x.dtype == jnp.float32:  # -inf was searched as the lowest number
