@@ -32,11 +32,14 @@ _LAGS = 3
 PRODUCT = TILE
 
 
-def choices_for(chip: Chip) -> Choices:
-    """What is best on a chip, found by simulation at 4096 queries and keys of 128 features."""
+def choices_for(chip: Chip, causal: bool = False) -> Choices:
+    """What is best on a chip, found by simulation at 4096 queries and keys of 128 features; with
+    `causal` in sections so short that a kernel's text stays so."""
     if chip.core.generation >= 4:
-        return Choices()
-    return Choices(moved_by_scalar=0, turned_by_dma=2, copied_by_vector=0, exponentials="scalar")
+        best = Choices()
+    else:
+        best = Choices(moved_by_scalar=0, turned_by_dma=6, exponentials="scalar", raised=512)
+    return replace(best, section=1024) if causal else best
 
 
 def forward(
@@ -59,7 +62,7 @@ def forward(
     """
     batch, heads, queries, features = q.shape
     _, kv_heads, keys, width = v.shape
-    choices = choices_for(chip) if choices is None else choices
+    choices = choices_for(chip, causal and window is None) if choices is None else choices
     if causal and keys > queries:
         k, v, keys = k[:, :, :queries], v[:, :, :queries], queries
     plan = _plan(queries, keys, causal, window, choices)
@@ -82,46 +85,50 @@ def forward(
 
     def kernel(q_ref: Any, k_ref: Any, v_ref: Any, low_ref: Any, high_ref: Any, *refs: Any) -> None:
         outputs, held = refs[: len(shapes)], dict(zip(tiles, refs[len(shapes) :]))
-        kv_head, member, block = (pl.program_id(axis) for axis in range(3))
-        head = kv_head * group + member
-        first = block * (plan.groups * ROWS)
 
-        def store(number: Any, result: Any, statistics: Any) -> None:
-            place = pl.ds(first + number * ROWS, ROWS)
-            pltrn.dma_copy(outputs[0].at[head, place], result, engine="dma:vector")
-            if statistics is not None:
-                pltrn.dma_copy(outputs[1].at[head, place], statistics, engine="dma:vector")
+        def runs(number: Any) -> Sequence[Run | Repeat]:
+            """Of a block of queries of a head."""
+            head, block = _split(number, plan.blocks)
+            kv_head = head if group == 1 else lax.div(head, group)
+            first = block * (plan.groups * ROWS)
 
-        def load(slot: Any, start: Any, count: int) -> None:
-            _load_keys(held, k_ref.at[kv_head], v_ref.at[kv_head], slot, start, count)
+            def store(at: Any, result: Any, statistics: Any) -> None:
+                place = pl.ds(first + at * ROWS, ROWS)
+                pltrn.dma_copy(outputs[0].at[head, place], result, engine="dma:vector")
+                if statistics is not None:
+                    pltrn.dma_copy(outputs[1].at[head, place], statistics, engine="dma:vector")
 
-        def queries_of(number: Any, none: Any) -> None:
-            rows = pl.ds(first + number * ROWS, ROWS)
-            _, depth, partitions, _ = held["q"].shape
-            for part in range(depth):
-                source = q_ref.at[head, rows, pl.ds(part * partitions, partitions)]
-                pltrn.dma_transpose(held["q"].at[number, part], source, engine="dma:gpsimd")
-            if plan.masks:
-                at = pl.ds((0 if plan.same_masks else first) + number * ROWS, ROWS)
-                for name, source in (("lowest", low_ref), ("highest", high_ref)):
-                    pltrn.dma_copy(held[name].at[number], source.at[at], engine="dma:gpsimd")
+            def load(slot: Any, start: Any, count: int) -> None:
+                _load_keys(held, k_ref.at[kv_head], v_ref.at[kv_head], slot, start, count)
 
-        lax.fori_loop(0, plan.groups, queries_of, None)
+            def begin() -> None:
+                bounds = (low_ref, high_ref) if plan.masks else ()
+                at = 0 if plan.same_masks else first
+                _load_queries(held, q_ref.at[head], first, bounds, at)
+                if plan.divides_later:
+                    lax.fori_loop(0, plan.groups, functools.partial(_start, held, choices), None)
+
+            return plan.work(number, block, begin, load, store)
+
+        stages = Stages(sizes, choices, held)
+        count = batch * heads * plan.blocks
+        if plan.carries and count > 1:
+            pipeline([*runs(0), Repeat(count - 1, lambda n: runs(n + 1))], _LAGS, stages.emit)
+            return
+        work = runs(0 if plan.carries else pl.program_id(0))
+        pipeline(work, _LAGS, stages.emit)
         if plan.divides_later:
-            lax.fori_loop(0, plan.groups, functools.partial(_start, held, choices), None)
-        stages = Stages(sizes, choices, held, store)
-        pipeline(plan.work(block, load), _LAGS, stages.emit)
-        if plan.divides_later:
+            step = work[0].step(0)
 
             def divide(number: Any, none: Any) -> None:
-                stages.divide(number, held["o"].at[number])
+                stages.divide(replace(step, group=number), held["o"].at[number])
 
             lax.fori_loop(0, plan.groups, divide, None)
 
     low, high = plan.bounds(queries, keys)
     results = pl.pallas_call(
         kernel,
-        grid=(batch * kv_heads, group, plan.blocks),
+        grid=() if plan.carries else (batch * heads * plan.blocks,),
         in_specs=[pl.BlockSpec(memory_space=pltrn.HBM)] * 5,
         out_specs=[pl.BlockSpec(memory_space=pltrn.HBM)] * len(shapes),
         out_shape=shapes,
@@ -157,9 +164,36 @@ def _load_keys(held: dict[str, Any], k: Any, v: Any, slot: Any, start: Any, coun
 
     def values(chunk: Any, none: Any) -> None:
         source = v.at[pl.ds(start + chunk * ROWS, ROWS)]
-        pltrn.dma_copy(held["v"].at[slot, chunk], source, engine="dma:gpsimd")
+        pltrn.dma_copy(held["v"].at[slot, chunk], source, engine="dma:scalar.values")
 
     lax.fori_loop(0, count // ROWS, values, None)
+
+
+def _split(number: Any, blocks: int) -> tuple[Any, Any]:
+    """Head and block of a block of queries."""
+    if blocks == 1:
+        return number, 0
+    if isinstance(number, int):
+        return divmod(number, blocks)
+    return lax.div(number, blocks), lax.rem(number, blocks)
+
+
+def _load_queries(
+    held: dict[str, Any], q: Any, first: Any, bounds: Sequence[Any], bounds_first: Any
+) -> None:
+    """All groups of a block, transposed; and which keys their queries see."""
+    groups, depth, partitions, _ = held["q"].shape
+
+    def load(number: Any, none: Any) -> None:
+        rows = pl.ds(first + number * ROWS, ROWS)
+        for part in range(depth):
+            source = q.at[rows, pl.ds(part * partitions, partitions)]
+            pltrn.dma_transpose(held["q"].at[number, part], source, engine="dma:gpsimd")
+        for name, source in zip(("lowest", "highest"), bounds):
+            place = source.at[pl.ds(bounds_first + number * ROWS, ROWS)]
+            pltrn.dma_copy(held[name].at[number], place, engine="dma:gpsimd")
+
+    lax.fori_loop(0, groups, load, None)
 
 
 def _start(held: dict[str, Any], choices: Choices, number: Any, none: Any) -> None:
@@ -180,6 +214,9 @@ class _Plan:
     """Whether bounds are the same for all blocks."""
 
     divides_later = False
+    carries = False
+    """Whether one block's steps overlap those of the next: all have the same text."""
+
     front = 0
     """Keys of nothing before the first."""
 
@@ -196,8 +233,11 @@ class _Plan:
     widest: int
     """Keys of the largest section."""
 
-    def work(self, block: Any, load: Callable[..., None]) -> Sequence[Run | Repeat]:
-        """Of a block of queries."""
+    def work(
+        self, number: Any, block: Any, begin: Callable[[], None], load: Callable[..., None],
+        store: Callable[..., None],
+    ) -> Sequence[Run | Repeat]:  # fmt: skip
+        """Of a block of queries, the `number`-th of all; `begin` loads them, `load` keys."""
         raise NotImplementedError
 
     def bounds(self, queries: int, keys: int) -> tuple[np.ndarray, np.ndarray]:
@@ -211,6 +251,12 @@ def _blocks(queries: int, most: int) -> tuple[int, int]:
     blocks = math.ceil(groups / most)
     groups = math.ceil(groups / blocks)
     return blocks, groups
+
+
+def _apart(groups: int) -> int:
+    """So many groups that the next section's steps take no slot of steps that are under way: an
+    even number, and more than the pipeline is long."""
+    return max(_LAGS + 1, groups + groups % 2)
 
 
 def _tiles(start: int, stop: int, masked: Callable[[int, int], bool]) -> tuple[Any, ...]:
@@ -241,20 +287,34 @@ class _Full(_Plan):
         self.slots = min(3, self.sections + 1)
         self.masks = keys % ROWS != 0
         self.long = self.sections > 3
-        self.even = self.groups % 2 == 0 and self.groups > _LAGS
+        if self.sections > 1:
+            self.groups = _apart(self.groups)
+        self.carries = not self.long and self.groups == _apart(self.groups)
+        self.slots = 3 if self.long else 2 * self.sections
 
-    def work(self, block: Any, load: Callable[..., None]) -> Sequence[Run | Repeat]:
+    def work(
+        self, number: Any, block: Any, begin: Callable[[], None], load: Callable[..., None],
+        store: Callable[..., None],
+    ) -> Sequence[Run | Repeat]:  # fmt: skip
         def run(section: Any, last: bool = False, first: bool = False) -> Run:
             start = section * self.held
-            slot = section % self.slots if isinstance(section, int) else lax.rem(section, self.slots)
+            if self.long:
+                slot = lax.rem(jnp.int32(section), 3)
+            else:
+                slot = lax.rem(jnp.int32(number), 2) * self.sections + section
             size = self.keys - (self.sections - 1) * self.held if last else self.held
             edge = self.real - (self.sections - 1) * self.held
             tiles = _tiles(0, size, lambda at, n: last and at + n > edge)
 
-            def step(number: Any) -> Step:
-                return Step(number, slot, tiles, first=first, last=last)
+            def step(at: Any) -> Step:
+                return Step(at, slot, tiles, store, first=first, last=last)
 
-            return Run(self.groups, step, lambda: load(slot, start, size))
+            def before() -> None:
+                load(slot, start, size)
+                if isinstance(section, int) and section == 0:
+                    begin()
+
+            return Run(self.groups, step, before)
 
         final = self.sections - 1
         if not self.long:
@@ -288,16 +348,20 @@ class _Causal(_Plan):
         self.slots = 3
         self.divides_later = self.blocks > 1
 
-    def work(self, block: Any, load: Callable[..., None]) -> Sequence[Run | Repeat]:
+    def work(
+        self, number: Any, block: Any, begin: Callable[[], None], load: Callable[..., None],
+        store: Callable[..., None],
+    ) -> Sequence[Run | Repeat]:  # fmt: skip
         def diagonal(first: int, stop: int) -> Run:
             tiles = _tiles(0, stop * ROWS, lambda at, n: at + n == stop * ROWS)
             last = not self.divides_later
 
-            def step(number: Any) -> Step:
-                return Step(first + number, 0, tiles, first=last, last=last)
+            def step(at: Any) -> Step:
+                return Step(first + at, 0, tiles, store, first=last, last=last)
 
             def before() -> None:
                 if first == 0:
+                    begin()
                     load(0, block * self.held, self.held)
 
             return Run(stop - first, step, before)
@@ -306,8 +370,8 @@ class _Causal(_Plan):
             slot = lax.rem(section + 1, 3)
             tiles = _tiles(0, self.held, lambda at, n: False)
 
-            def step(number: Any) -> Step:
-                return Step(number, slot, tiles)
+            def step(at: Any) -> Step:
+                return Step(at, slot, tiles, store)
 
             return [Run(self.groups, step, lambda: load(slot, section * self.held, self.held))]
 
@@ -335,30 +399,40 @@ class _Band(_Plan):
         behind = max(0, math.ceil(right / ROWS)) * ROWS
         self.band = self.front + ROWS + behind
         self.blocks, self.groups = _blocks(queries, GROUPS)
+        if self.band > choices.section:
+            self.groups = _apart(self.groups)
         self.held = self.groups * ROWS + self.band - ROWS
         self.section = min(choices.section, self.band)
         self.widest = self.section
         needed = self.blocks * self.groups * ROWS + self.band - ROWS
         self.keys = max(needed, self.front + keys)
 
-    def work(self, block: Any, load: Callable[..., None]) -> Sequence[Run | Repeat]:
+    def work(
+        self, number: Any, block: Any, begin: Callable[[], None], load: Callable[..., None],
+        store: Callable[..., None],
+    ) -> Sequence[Run | Repeat]:  # fmt: skip
         per = self.section
         count = math.ceil(self.band / per)
         start = block * (self.groups * ROWS)
 
-        def run(number: int) -> Run:
-            size = min(per, self.band - number * per)
-            tiles = _tiles(0, size, lambda at, n: self._edge(number * per + at, n))
+        def run(part: int) -> Run:
+            size = min(per, self.band - part * per)
+            tiles = _tiles(0, size, lambda at, n: self._edge(part * per + at, n))
 
             def step(group: Any) -> Step:
                 return Step(
-                    group, 0, tiles, number == 0, number == count - 1, number * per,
-                    group + number * per // ROWS,
+                    group, 0, tiles, store, part == 0, part == count - 1, part * per,
+                    group + part * per // ROWS,
                 )  # fmt: skip
 
-            return Run(self.groups, step, lambda: load(0, start, self.held) if number == 0 else None)
+            def before() -> None:
+                if part == 0:
+                    begin()
+                    load(0, start, self.held)
 
-        return [run(number) for number in range(count)]
+            return Run(self.groups, step, before)
+
+        return [run(part) for part in range(count)]
 
     def _edge(self, at: int, size: int) -> bool:
         """Whether some query of a group may not see some of these keys of its band."""
@@ -377,7 +451,6 @@ class _Band(_Plan):
 # The public function.
 
 
-@functools.partial(jax.jit, static_argnames=("causal", "window", "scale", "precision", "chip", "choices"))
 def flash_attention(
     q: jax.Array,
     k: jax.Array,
@@ -386,17 +459,120 @@ def flash_attention(
     causal: bool = False,
     window: int | tuple[int, int] | None = None,
     scale: float | None = None,
-    precision: str = "default",
     chip: Chip = TRAINIUM3,
     choices: Choices | None = None,
 ) -> jax.Array:
-    """softmax(scale * q @ k.T) @ v, as `jax.nn.dot_product_attention`."""
-    scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
-    if isinstance(window, int):
-        window = (window, window)
-    by_head = [x.transpose(0, 2, 1, 3) for x in (q, k, v)]
-    out, _ = forward(
-        *by_head, scale=scale, causal=causal, window=window, chip=chip, choices=choices,
-        residuals=False,
+    """softmax(scale * q @ k.T) @ v, as `jax.nn.dot_product_attention`; with derivatives.
+
+    **Arguments:**
+
+    - `q`: [B, T, N, H], bfloat16, float16 or float32, any sizes.
+    - `k`, `v`: [B, S, K, H] and [B, S, K, HV], of q's dtype; N a multiple of K (grouped queries).
+    - `causal`: Query t sees the keys s <= t.
+    - `window`: (left, right), or one number for both: query t sees t - left <= s <= t + right.
+    - `scale`: None is 1 / sqrt(H).
+    - `chip`: Whose instructions to use. (TRAINIUM3's are not all on TRAINIUM2.)
+    - `choices`: Who does what, for tuning; None: what is best for the chip (`choices_for`).
+
+    **Returns:** [B, T, N, HV] in q's dtype. Products are of q's dtype, summed in float32; the
+    probabilities are rounded to q's dtype before they meet the values.
+
+    **Raises:** `TypeError` for other dtypes; `ValueError` for shapes that do not match, for features
+    or values of more than 512, and for a window in which some query sees no key.
+    """
+    _check(q, k, v)
+    scale = 1 / math.sqrt(q.shape[-1]) if scale is None else float(scale)
+    if window is not None:
+        window = (window, window) if isinstance(window, int) else (int(window[0]), int(window[1]))
+        _check_window(window, q.shape[1], k.shape[1])
+        if window[0] >= q.shape[1] - 1 and (causal or window[1] >= k.shape[1] - 1):
+            window = None  # everyone sees everything
+        else:
+            window = (min(window[0], q.shape[1]), min(window[1], k.shape[1]))
+    options = (scale, bool(causal), window, chip, choices)
+    by_head = (x.transpose(0, 2, 1, 3) for x in (q, k, v))
+    return _attention(*by_head, options).transpose(0, 2, 1, 3)
+
+
+def flash_attention_reference(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    *,
+    causal: bool = False,
+    window: int | tuple[int, int] | None = None,
+    scale: float | None = None,
+) -> jax.Array:
+    """The same in plain JAX."""
+    return jax.nn.dot_product_attention(
+        q, k, v, is_causal=causal, local_window_size=window, scale=scale
+    )
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+@functools.partial(jax.jit, static_argnums=3)
+def _attention(q: jax.Array, k: jax.Array, v: jax.Array, options: tuple[Any, ...]) -> jax.Array:
+    return _forward(q, k, v, options, False)[0]
+
+
+def _attention_fwd(q: jax.Array, k: jax.Array, v: jax.Array, options: Any) -> tuple[Any, Any]:
+    out, statistics = _forward(q, k, v, options, True)
+    return out, (q, k, v, out, statistics)
+
+
+def _attention_bwd(options: Any, residuals: Any, cotangent: jax.Array) -> tuple[jax.Array, ...]:
+    from .flash_attention_backward import backward
+
+    scale, causal, window, chip, _ = options
+    return backward(*residuals, cotangent, scale=scale, causal=causal, window=window, chip=chip)
+
+
+_attention.defvjp(_attention_fwd, _attention_bwd)
+
+
+def _forward(
+    q: jax.Array, k: jax.Array, v: jax.Array, options: tuple[Any, ...], residuals: bool
+) -> tuple[jax.Array, jax.Array | None]:
+    """As `forward`; where there are more queries than keys, the later ones see all of these."""
+    scale, causal, window, chip, choices = options
+    call = functools.partial(
+        forward, scale=scale, chip=chip, choices=choices, residuals=residuals
     )  # fmt: skip
-    return out.transpose(0, 2, 1, 3)
+    keys = k.shape[2]
+    if not causal or window is not None or q.shape[2] <= keys:
+        return call(q, k, v, causal=causal, window=window)
+    parts = (
+        call(q[:, :, :keys], k, v, causal=True, window=None),
+        call(q[:, :, keys:], k, v, causal=False, window=None),
+    )
+    out, statistics = (
+        None if one is None else jnp.concatenate([one, other], 2) for one, other in zip(*parts)
+    )
+    return out, statistics
+
+
+def _check(q: jax.Array, k: jax.Array, v: jax.Array) -> None:
+    dtypes = {str(x.dtype) for x in (q, k, v)}
+    if len(dtypes) > 1 or not dtypes <= {"bfloat16", "float16", "float32"}:
+        raise TypeError(f"q, k, v are {q.dtype}, {k.dtype}, {v.dtype}; all must be bfloat16, "
+                        "float16 or float32, and the same")  # fmt: skip
+    shapes = f"q {q.shape}, k {k.shape}, v {v.shape}"
+    if any(x.ndim != 4 or 0 in x.shape for x in (q, k, v)):
+        raise ValueError(f"{shapes}; [B, T, N, H], [B, S, K, H] and [B, S, K, HV], sizes >= 1")
+    if q.shape[0] != k.shape[0] or k.shape[:3] != v.shape[:3] or q.shape[3] != k.shape[3]:
+        raise ValueError(f"{shapes}; B, S, K and H must agree")
+    if q.shape[2] % k.shape[2]:
+        raise ValueError(f"{shapes}; {q.shape[2]} query heads are no multiple of {k.shape[2]}")
+    if max(q.shape[3], v.shape[3]) > 512:
+        raise ValueError(f"{shapes}; features and values of a head up to 512")
+
+
+def _check_window(window: tuple[int, int], queries: int, keys: int) -> None:
+    left, right = window
+    if left < 0 or right < 0:
+        raise ValueError(f"window={window}; both ends at least 0")
+    if queries - 1 - left > keys - 1:
+        raise ValueError(
+            f"window={window}: of {queries} queries the last see none of {keys} keys; "
+            "jax_trn3.dot_product_attention averages all values for these"
+        )

@@ -15,7 +15,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import jax.numpy as jnp
 from jax import lax
@@ -36,26 +36,43 @@ FP32_MIN = float(jnp.finfo(jnp.float32).min)
 class Choices:
     """How the work is divided among the engines: what tuning is about."""
 
-    section: int = 2048
+    section: int = 4096
     """Keys between two rescalings, a multiple of 512."""
 
-    moved_by_scalar: int = 2
-    """Tiles of a section, of 512 keys, whose scores ScalarE moves out of PSUM; VectorE the rest."""
+    moved_by_scalar: int = 5
+    """Of eight tiles of 512 keys, whose scores ScalarE moves out of PSUM (NeuronCore-v4); VectorE
+    moves the rest."""
 
-    turned_by_dma: int = 2
-    """Tiles of a section whose probabilities the DMA engines transpose; TensorE the rest."""
+    turned_by_dma: int = 4
+    """Of eight tiles, whose probabilities the DMA engines transpose; TensorE does the rest."""
 
     copied_by_vector: int = 0
-    """Tiles, of those that TensorE transposes, that VectorE moves out of PSUM; ScalarE the rest."""
+    """Tiles of a section whose transposes VectorE moves out of PSUM; ScalarE the rest."""
 
-    exponentials: str = "vector"
-    """"vector" (NeuronCore-v4) or "scalar"."""
+    exponentials: Literal["vector", "scalar"] = "vector"
+    """Who takes them; VectorE can from NeuronCore-v4 on."""
 
     bank: int = 512
-    """Scores that lie side by side in PSUM: 512, or from NeuronCore-v3 on 1024."""
+    """Scores that lie side by side in PSUM: 512 or 1024."""
 
     move: int = 512
     """Columns of a move out of PSUM, at most."""
+
+    raised: int = 1024
+    """Exponentials of an instruction, at most."""
+
+    def __post_init__(self) -> None:
+        if self.section % TILE or self.section < TILE:
+            raise ValueError(f"section={self.section}; it must be a multiple of {TILE}")
+        for name in ("moved_by_scalar", "turned_by_dma", "copied_by_vector"):
+            if not 0 <= getattr(self, name) <= 8:
+                raise ValueError(f"{name}={getattr(self, name)}; of eight tiles, 0 to 8")
+        for name, allowed in (
+            ("exponentials", ("vector", "scalar")), ("bank", (512, 1024)),
+            ("move", (128, 256, 512, 1024)), ("raised", (128, 256, 512, 1024, 2048, 4096)),
+        ):  # fmt: skip
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name}={getattr(self, name)!r}; allowed: {allowed}")
 
 
 @dataclass(frozen=True)
@@ -83,6 +100,9 @@ class Step:
 
     tiles: tuple[tuple[int, int, bool], ...]
     """(first key, keys, whether some query does not see some of them) of each product."""
+
+    store: Any
+    """Writes a group's result to HBM: store(group, result, statistics)."""
 
     first: bool = False
     """Whether these are the group's first keys."""
@@ -117,7 +137,7 @@ def scratch(sizes: Sizes, choices: Choices, slots: int, keys: int) -> dict[str, 
     chunks, depth = section // ROWS, -(-sizes.features // ROWS)
     width = sizes.value_features
     f32 = jnp.float32
-    made = {
+    return {
         "q": pltrn.SBUF((groups, depth, sizes.features // depth, ROWS), dtype),
         "k": pltrn.SBUF((slots, depth, sizes.features // depth, keys), dtype),
         "v": pltrn.SBUF((slots, keys // ROWS, ROWS, width), dtype),
@@ -131,27 +151,25 @@ def scratch(sizes: Sizes, choices: Choices, slots: int, keys: int) -> dict[str, 
         "m": pltrn.SBUF((groups, ROWS, 1), f32),
         "l": pltrn.SBUF((groups, ROWS, 1), f32),
         "alpha": pltrn.SBUF((groups, ROWS, 1), f32),
-        "fresh": pltrn.SBUF((2, ROWS, 2), f32),
+        "fresh": pltrn.SBUF((2, ROWS, 1), f32),
+        "parts": pltrn.SBUF((2, ROWS, -(-section // choices.raised)), f32),
+        "total": pltrn.SBUF((2, ROWS, 1), f32),
         "o": pltrn.SBUF((groups, ROWS, width), f32),
         "inverse": pltrn.SBUF((2, ROWS, 1), f32),
         "written": pltrn.SBUF((2, ROWS, width), dtype),
         "statistics": pltrn.SBUF((2, ROWS, 2), f32),
         "lowest": pltrn.SBUF((groups, ROWS, 1), f32),
         "highest": pltrn.SBUF((groups, ROWS, 1), f32),
-        "sums": pltrn.engine_state("scalar", "accumulators"),
     }  # fmt: skip
-    return made
 
 
 class Stages:
     """Emits the stages of steps."""
 
-    def __init__(self, sizes: Sizes, choices: Choices, tiles: dict[str, Any], store: Any) -> None:
+    def __init__(self, sizes: Sizes, choices: Choices, tiles: dict[str, Any]) -> None:
         self.sizes, self.choices = sizes, choices
         self.t = type("Tiles", (), tiles)
         self.on_vector = choices.exponentials == "vector"
-        self.store = store
-        """Writes a group's result, and its maxima and sums."""
 
     def emit(self, steps: tuple[Step | None, ...]) -> None:
         """One step of the pipeline: (scores of, exponentials of, transposes of, products of).
@@ -165,31 +183,24 @@ class Stages:
         scores = list(self.scores(new)) if new is not None else []
         transposes = list(self.transposes(turned)) if turned is not None else []
         after = {len(products): lambda: self.finish(multiplied)} if products else {}
-        if raised is not None:
-            self.largest(raised)
-        waiting = [turned, raised]
-        count = 0
-        behind = iter(transposes)
+        raises = list(self.exponentials(raised, turned)) if raised or turned else []
+        behind, pieces = iter(transposes), iter(raises)
+        count = done = 0
         for kind, act in _merged(scores, products):
             act()
             count += kind
             if kind == 1 and count in after:
                 after[count]()
-            if kind == 0 and waiting:
-                self._raised(*waiting)
-                waiting = []
+            if kind == 0:
+                # Between VectorE's moves.
+                done += 1
+                share = len(raises) * done // len(scores) - len(raises) * (done - 1) // len(scores)
+                for piece in itertools.islice(pieces, share):
+                    piece()
             for transpose in itertools.islice(behind, 1):
                 transpose()
-        if waiting:
-            self._raised(*waiting)
-        for transpose in behind:
-            transpose()
-
-    def _raised(self, before: Step | None, step: Step | None) -> None:
-        if before is not None:
-            self.summed(before)
-        if step is not None:
-            self.exponentials(step)
+        for act in itertools.chain(pieces, behind):
+            act()
 
     # Stage 1.
 
@@ -267,8 +278,8 @@ class Stages:
         """Whether ScalarE moves the scores of this key: its tiles are among VectorE's, evenly."""
         if self.sizes.generation < 4:
             return False
-        tiles, own = self.choices.section // TILE, self.choices.moved_by_scalar
-        return (at // TILE + 1) * own // tiles > at // TILE * own // tiles
+        tile, share = at // TILE, self.choices.moved_by_scalar
+        return (tile + 1) * share // 8 > tile * share // 8
 
     # Stage 2.
 
@@ -277,49 +288,72 @@ class Stages:
         parity = lax.rem(step.group, 2)
         count = sum(len(self._parts(tiles)) for tiles in self._banks(step))
         maxima = self.t.maxima.at[parity, :, pl.ds(0, count)]
-        into = self.t.m.at[step.group] if step.first else self.t.fresh.at[parity, :, pl.ds(0, 1)]
+        into = self.t.m.at[step.group] if step.first else self._fresh(step)
         pltrn.tensor_reduce(into, maxima, op="maximum", axis=1, negate=not self.on_vector)
 
-    def exponentials(self, step: Step) -> None:
-        """exp(scores - maximum), sums, and what earlier results are to be multiplied by."""
-        group, parity = step.group, lax.rem(step.group, 2)
-        m, alpha = self.t.m.at[group], self.t.alpha.at[group]
-        fresh = self.t.fresh.at[parity, :, pl.ds(0, 1)]
-        if not step.first:
-            better = "maximum" if self.on_vector else "minimum"
-            pltrn.tensor_tensor(fresh, fresh, m, op=better, engine="vector")
-        largest = m if step.first else fresh
-        source = self.t.scaled.at[parity, :, pl.ds(0, step.keys)]
-        into = self.t.p.at[parity, :, :, pl.ds(0, step.keys // ROWS), :]
-        sums = self.t.l.at[group] if step.first else self.t.fresh.at[parity, :, pl.ds(1, 1)]
+    def exponentials(self, step: Step | None, before: Step | None) -> Iterator[Any]:
+        """In parts: the maximum, exp(scores - maximum) and its sums, and what earlier results are
+        to be multiplied by; the sums of the step before it."""
+
+        def begin() -> None:
+            if step is not None:
+                self.largest(step)
+            if before is not None:
+                self.summed(before)
+            if step is not None and not step.first:
+                better = "maximum" if self.on_vector else "minimum"
+                fresh = self._fresh(step)
+                pltrn.tensor_tensor(fresh, fresh, self.t.m.at[step.group], op=better)
+
+        if step is None:
+            yield begin
+            return
+        raised = self.choices.raised
+        for at in range(0, step.keys, raised):
+
+            def act(at: int = at) -> None:
+                if at == 0:
+                    begin()
+                self._raise(step, at, min(raised, step.keys - at))
+                if at + raised >= step.keys:
+                    self._rescale(step)
+
+            yield act
+
+    def _fresh(self, step: Step) -> Any:
+        return self.t.fresh.at[lax.rem(step.group, 2)]
+
+    def _raise(self, step: Step, at: int, size: int) -> None:
+        parity = lax.rem(step.group, 2)
+        largest = self.t.m.at[step.group] if step.first else self._fresh(step)
+        source = self.t.scaled.at[parity, :, pl.ds(at, size)]
+        into = self.t.p.at[parity, :, :, pl.ds(at // ROWS, size // ROWS), :]
+        sums = self.t.parts.at[parity, :, pl.ds(at // self.choices.raised, 1)]
         if self.on_vector:
             pltrn.exponential(into, source, largest, sums, reduce_cmd="reset_reduce")
         else:
-            for at in range(0, step.keys, max(self.choices.move, TILE)):
-                self._raised_by_scalar(step, at, parity, sums, largest)
-        if not step.first:
-            if self.on_vector:
-                pltrn.exponential(alpha, m, fresh)
-            else:
-                pltrn.activation(alpha, m, fresh, -1.0, op="exp")
-            pltrn.tensor_copy(m, fresh, engine="gpsimd")
+            pltrn.activation_reduce(into, source, sums, largest, op="exp", reduce_op="add")
+
+    def _rescale(self, step: Step) -> None:
+        if step.first:
+            return
+        m, alpha, fresh = self.t.m.at[step.group], self.t.alpha.at[step.group], self._fresh(step)
+        if self.on_vector:
+            pltrn.exponential(alpha, m, fresh)
+        else:
+            pltrn.activation(alpha, m, fresh, -1.0, op="exp")
+        pltrn.tensor_copy(m, fresh, engine="gpsimd")
 
     def summed(self, step: Step) -> None:
         """Sums so far, rescaled."""
+        parity, l = lax.rem(step.group, 2), self.t.l.at[step.group]
+        count = -(-step.keys // self.choices.raised)
+        total = l if step.first else self.t.total.at[parity]
+        parts = self.t.parts.at[parity, :, pl.ds(0, count)]
+        pltrn.tensor_reduce(total, parts, op="add", axis=1)
         if not step.first:
-            l, alpha = self.t.l.at[step.group], self.t.alpha.at[step.group]
-            total = self.t.fresh.at[lax.rem(step.group, 2), :, pl.ds(1, 1)]
+            alpha = self.t.alpha.at[step.group]
             pltrn.scalar_tensor_tensor(l, l, alpha, total, op0="multiply", op1="add")
-
-    def _raised_by_scalar(self, step: Step, at: int, parity: Any, sums: Any, m: Any) -> None:
-        """ScalarE's accumulators go on from move to move; the last reads them out."""
-        size = min(max(self.choices.move, TILE), step.keys - at)
-        pltrn.activation(
-            self.t.p.at[parity, :, :, pl.ds(at // ROWS, size // ROWS), :],
-            self.t.scaled.at[parity, :, pl.ds(at, size)],
-            m, None, sums if at + size == step.keys else None, op="exp", reduce_op="add",
-            reduce_cmd="reset_reduce" if at == 0 else "reduce", state=self.t.sums,
-        )  # fmt: skip
 
     # Stage 3.
 
@@ -328,7 +362,8 @@ class Stages:
         parity = lax.rem(step.group, 2)
         chunks = step.chunks
         tiles = [chunks[k : k + 4] for k in range(0, len(chunks), 4)]
-        by_dma = self.choices.turned_by_dma if self.t.p.dtype.itemsize == 2 else 0
+        share = self.choices.turned_by_dma if self.t.p.dtype.itemsize == 2 else 0
+        by_dma = round(len(tiles) * share / 8)
         for number, tile in enumerate(tiles):
             if number >= len(tiles) - by_dma:
                 yield self._turned_by_dma(parity, tile, number)
@@ -392,12 +427,13 @@ class Stages:
                 o, o, self.t.alpha.at[group], product, op0="multiply", op1="add"
             )
         elif not step.last:
-            pltrn.tensor_copy(o, product, engine="vector")
+            pltrn.activation(o, product, op="copy")
         if step.last:
-            self.divide(group, product if step.first else o)
+            self.divide(step, product if step.first else o)
 
-    def divide(self, group: Any, result: Any) -> None:
+    def divide(self, step: Step, result: Any) -> None:
         """A group's result by its sums, and out."""
+        group = step.group
         parity = lax.rem(group, 2)
         inverse, written = self.t.inverse.at[parity], self.t.written.at[parity]
         pltrn.reciprocal(inverse, self.t.l.at[group])
@@ -409,7 +445,7 @@ class Stages:
                 pltrn.tensor_copy(
                     statistics.at[:, pl.ds(column, 1)], tile.at[group], engine="gpsimd"
                 )
-        self.store(group, written, statistics)
+        step.store(group, written, statistics)
 
 
 def _merged(scores: list[Any], products: list[Any]) -> list[tuple[int, Any]]:

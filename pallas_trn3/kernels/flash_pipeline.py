@@ -18,7 +18,9 @@ from jax import lax
 class Run:
     """Steps with the same text: `step(i)` describes the i-th."""
 
-    count: int
+    count: Any
+    """A traced one is at least as large as the pipeline's lags."""
+
     step: Callable[[Any], Any]
 
     before: Callable[[], None] | None = None
@@ -63,12 +65,13 @@ def _run(
     lags = len(under_way)
     if run.before is not None:
         run.before()
-    alone = min(run.count, lags)
+    static = isinstance(run.count, int)
+    alone = min(run.count, lags) if static else lags
     for number in range(alone):
         step = run.step(number)
         emit((step, *under_way))
         under_way = (step, *under_way)[:lags]
-    if run.count <= lags:
+    if static and run.count <= lags:
         return under_way
 
     def body(number: Any, carry: Any) -> Any:
