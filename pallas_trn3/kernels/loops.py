@@ -25,9 +25,9 @@ def loaded_ahead(
     step: int,
     load: Body,
     use: Body,
+    use_last: Body | None = None,
     *,
     loaded: bool = False,
-    before_last: Callable[[], None] | None = None,
 ) -> None:
     """As `tiled` with `use`, each tile loaded before the one before it is used.
 
@@ -36,8 +36,8 @@ def loaded_ahead(
 
     **Arguments:**
 
+    - `use_last`: The last use, if it is another.
     - `loaded`: Whether the first tile is there.
-    - `before_last`: What else to load, before the last use.
     """
     full, rest = divmod(total, step)
     if not loaded:
@@ -48,14 +48,11 @@ def loaded_ahead(
         use(i, i * step, step)
 
     repeated(0, full - 1, both)
-    last = [(full - 1, step)] * (full > 0) + [(full, rest)] * (rest > 0)
-    if len(last) == 2:
+    if rest and full:
         load(full, full * step, rest)
         use(full - 1, (full - 1) * step, step)
-    if before_last:
-        before_last()
-    number, size = last[-1]
-    use(number, number * step, size)
+    number, size = (full, rest) if rest else (full - 1, step)
+    (use_last or use)(number, number * step, size)
 
 
 def repeated(first: int, last: int, body: Callable[[Any], None]) -> None:

@@ -45,8 +45,8 @@ for what is about to be quantized, and for results."""
 _RAW = 3
 """Tiles of a plain `x` on their way."""
 
-_BROUGHT_TOGETHER = ("vector", "scalar", "scalar", "gpsimd")
-"""Who copies the rows of each slot of a plain `y` into quads. VectorE also quantizes."""
+_BROUGHT_TOGETHER = ("vector", "scalar", "vector", "scalar")
+"""Who copies the rows of each slot of a plain `y` into quads."""
 
 
 def mx_matmul(
@@ -286,7 +286,9 @@ def _kernel(
         number = first + g
         slot, width = turn(number, 2), pl.ds(0, rows)
         if not x_plain:
-            _load_scales(xs.at[slot], x[1], pl.ds(m0, rows), width)
+            # At first ScalarE has nothing else to do; later its queue waits for results.
+            queue = "dma:scalar" if isinstance(g, int) and g == 0 else "dma:gpsimd"
+            _load_scales(xs.at[slot], x[1], pl.ds(m0, rows), width, queue)
 
         def tile(i: Any, p0: Any, partitions: int) -> None:
             part = pl.ds(0, partitions)
@@ -298,7 +300,7 @@ def _kernel(
             raw = x_plain[0].at[turn(number * cut.tiles + i, _RAW), part, width]
             for q in range(SLOTS):
                 source = x[0].at[pl.ds(m0, rows), pl.ds(p0, partitions), q]
-                queue = "dma:gpsimd" if q % 2 else "dma:sync"
+                queue = "dma:gpsimd" if q % 2 else "dma:scalar"
                 pltrn.dma_transpose(raw.at[:, :, q], source, engine=queue)
             pltrn.quantize_mx(near, raw, xs.at[slot, i, part, width], scale_rule=cut.scale_rule)
 
@@ -307,7 +309,7 @@ def _kernel(
     def load_y(n0: Any, number: Any, n: Any, c0: Any, columns: int) -> None:
         width, place = pl.ds(0, columns), pl.ds(n0 + c0, columns)
         if not y_plain:
-            _load_scales(ys.at[n], y[1], place, width)
+            _load_scales(ys.at[n], y[1], place, width, "dma:sync")
 
         def tile(i: Any, p0: Any, partitions: int) -> None:
             part = pl.ds(0, partitions)
@@ -316,18 +318,21 @@ def _kernel(
                 pltrn.dma_copy(near, y[0].at[pl.ds(p0, partitions), place], engine="dma:sync")
                 return
             slot = turn((number + n) * cut.tiles + i, 2)
-            raw = y_plain[0].at[slot, part, :, width]
-            quads = y_plain[1].at[slot, part, width]
+            raw, quads = (ref.at[slot, part] for ref in y_plain)
             rows = pl.ds(p0 * SLOTS, partitions * SLOTS)
-            pltrn.dma_copy(raw, y[0].at[rows, place], engine="dma:sync")
+            pltrn.dma_copy(raw.at[:, :, width], y[0].at[rows, place], engine="dma:sync")
             for q, engine in enumerate(_BROUGHT_TOGETHER):
-                pltrn.tensor_copy(quads.at[:, :, q], raw.at[:, q, :], engine=engine)
-            pltrn.quantize_mx(near, quads, ys.at[n, i, part, width], scale_rule=cut.scale_rule)
+                pltrn.tensor_copy(quads.at[:, width, q], raw.at[:, q, width], engine=engine)
+            scales = ys.at[n, i, part, width]
+            pltrn.quantize_mx(near, quads.at[:, width], scales, scale_rule=cut.scale_rule)
 
         along_k(tile)
 
-    def results(n0: Any, number: Any, m0: Any, rows: int, n: Any, c0: Any, columns: int) -> None:
-        bank, slot = psum.at[turn(number * panels + n, 2)], turn(number, 2)
+    def results(
+        n0: Any, count: Any, number: Any, m0: Any, rows: int, n: Any, c0: Any, columns: int
+    ) -> None:
+        """Of group `number` and the `n`-th columns; the `count`-th ones."""
+        bank, slot = psum.at[turn(count, 2)], turn(number, 2)
         parts, width = pieces(rows, ROWS), pl.ds(0, columns)
 
         def multiply(i: Any, p0: Any, partitions: int) -> None:
@@ -354,39 +359,59 @@ def _kernel(
 
     panels = -(-cut.columns // COLUMNS)
 
+    # Two groups share the columns as they come, so that loads keep up with products.
+    lead = min(2, cut.m // cut.rows)
+    rest = cut.m - lead * cut.rows
+
     def panel(p: Any, n0: Any, width: int) -> None:
-        first, rest = p * groups, cut.m - cut.rows
-        load = functools.partial(load_x, first)
+        first = p * groups
+
+        def load(g: Any, m0: Any, rows: int) -> None:
+            load_x(first, g, m0, rows)
+
+        def load_columns(n: Any, c0: Any, columns: int) -> None:
+            load_y(n0, p * panels, n, c0, columns)
+            if lead == 2 and isinstance(n, int) and n == 0:
+                load(1, cut.rows, cut.rows)
+
+        def multiply(g: int, n: Any, c0: Any, columns: int) -> None:
+            place = (first + g, g * cut.rows, cut.rows, n, c0, columns)
+            results(n0, first * panels + n * lead + g, *place)
+
+        def lead_columns(*columns: Any) -> None:
+            for g in range(lead):
+                multiply(g, *columns)
+
+        def last_columns(*columns: Any) -> None:
+            for g in range(lead - 1):
+                multiply(g, *columns)
+            if rest:
+                load(lead, lead * cut.rows, min(cut.rows, rest))
+            multiply(lead - 1, *columns)
+
         load(0, 0, cut.rows)
-        loaded_ahead(
-            width,
-            COLUMNS,
-            functools.partial(load_y, n0, p * panels),
-            functools.partial(results, n0, first, 0, cut.rows),
-            before_last=lambda: load(1, cut.rows, min(cut.rows, rest)) if rest else None,
-        )
-        if not rest:
-            return
+        loaded_ahead(width, COLUMNS, load_columns, lead_columns, last_columns)
 
         def group(g: Any, m0: Any, rows: int) -> None:
-            columns = functools.partial(results, n0, first + 1 + g, cut.rows + m0, rows)
+            number = first + lead + g
+
+            def columns(n: Any, c0: Any, size: int) -> None:
+                place = (number, lead * cut.rows + m0, rows, n, c0, size)
+                results(n0, number * panels + n, *place)
+
             tiled(width, COLUMNS, columns)
 
-        loaded_ahead(
-            rest,
-            cut.rows,
-            lambda g, m0, rows: load(g + 1, cut.rows + m0, rows),
-            group,
-            loaded=True,
-        )
+        def load_next(g: Any, m0: Any, rows: int) -> None:
+            load(lead + g, lead * cut.rows + m0, rows)
+
+        if rest:
+            loaded_ahead(rest, cut.rows, load_next, group, loaded=True)
 
     tiled(cut.n, cut.columns, panel)
 
 
-def _load_scales(near: Any, far: Any, columns: Any, width: Any) -> None:
+def _load_scales(near: Any, far: Any, columns: Any, width: Any, queue: str) -> None:
     """Four partitions of each quadrant."""
     for quadrant in range(ROWS // QUADRANT):
         part = pl.ds(quadrant * QUADRANT, QUADRANT_SCALES)
-        pltrn.dma_copy(
-            near.at[part, :, width], far.at[quadrant, :, :, columns], engine="dma:scalar"
-        )
+        pltrn.dma_copy(near.at[part, :, width], far.at[quadrant, :, :, columns], engine=queue)
