@@ -66,12 +66,12 @@ def forward(
     if causal and keys > queries:
         k, v, keys = k[:, :, :queries], v[:, :, :queries], queries
     plan = _plan(queries, keys, causal, window, choices)
-    choices = replace(choices, section=min(choices.section, plan.widest))
     depth = -(-features // ROWS)
     features += -features % depth
     sizes = Sizes(
-        plan.groups, features, width, q.dtype, scale, residuals, int(chip.core.generation)
-    )
+        plan.groups, plan.widest, features, width, q.dtype, scale, residuals,
+        int(chip.core.generation),
+    )  # fmt: skip
     rows = plan.blocks * plan.groups * ROWS
     q = _padded(q, rows, 0, features).reshape(batch * heads, rows, features)
     front = plan.front

@@ -82,6 +82,9 @@ class Sizes:
     groups: int
     """Groups of 128 queries that are in SBUF at a time."""
 
+    section: int
+    """Keys of the largest section."""
+
     features: int
     value_features: int
     dtype: Any
@@ -133,7 +136,7 @@ class Step:
 
 def scratch(sizes: Sizes, choices: Choices, slots: int, keys: int) -> dict[str, Any]:
     """The kernel's tiles by name; each of `slots` holds `keys` keys and their values."""
-    groups, dtype, section = sizes.groups, sizes.dtype, choices.section
+    groups, dtype, section = sizes.groups, sizes.dtype, sizes.section
     chunks, depth = section // ROWS, -(-sizes.features // ROWS)
     width = sizes.value_features
     f32 = jnp.float32
