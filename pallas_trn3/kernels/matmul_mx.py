@@ -25,6 +25,7 @@ from jax_trn3.numerics.hardware_layout import QUADRANT, QUADRANT_SCALES, SLOTS
 from jax_trn3.ops import mx_dot_general
 
 from .loops import loaded_ahead, pieces, tiled, turn
+from .results import copied_out
 
 MX_FORMATS = {"mxfp8": "float8_e4m3fn", "mxfp8_e5m2": "float8_e5m2"}
 """Formats in which VectorE quantizes, by the name of the precision."""
@@ -352,8 +353,8 @@ def _kernel(
         along_k(multiply)
         for row, (start, size) in enumerate(parts):
             tile = (row, pl.ds(0, size), width)
-            # VectorE quantizes; what it waits for must not keep results in PSUM.
-            pltrn.activation(staged.at[tile], bank.at[tile], op="copy")
+            # Where VectorE quantizes, what it waits for must not keep results in PSUM.
+            copied_out(staged.at[tile], bank.at[tile], 0 if x_plain or y_plain else row)
             place = out.at[pl.ds(m0 + start, size), pl.ds(n0 + c0, columns)]
             pltrn.dma_copy(place, staged.at[tile], engine="dma:scalar")
 
