@@ -3,6 +3,7 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from .custom_operation import gpsimd_operation as gpsimd_operation
 from .lowering import lower_elsewhere as _lower_elsewhere
 from .memory import HBM as HBM
 from .memory import PSUM as PSUM

@@ -22,7 +22,7 @@ LEFT_OUT = (
 )  # fmt: skip
 
 
-def _operation(spec: isa.InstructionSpec) -> Callable[..., None]:
+def operation_of(spec: isa.InstructionSpec) -> Callable[..., None]:
     """The function that issues an instruction."""
     issued = functools.partial(issue, spec)
 
@@ -61,7 +61,7 @@ def _operation(spec: isa.InstructionSpec) -> Callable[..., None]:
 
 
 OPERATIONS: dict[str, Callable[..., None]] = {
-    name: _operation(spec) for name, spec in isa.TABLE.items() if name not in LEFT_OUT
+    name: operation_of(spec) for name, spec in isa.TABLE.items() if name not in LEFT_OUT
 }
 """Every operation by name; each is an attribute of `pallas_trn3`, too."""
 

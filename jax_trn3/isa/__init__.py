@@ -25,6 +25,7 @@ from .operand import Index as Index
 from .operand import Tile as Tile
 from .operand import as_index as as_index
 from .operand import new_loop_index as new_loop_index
+from .spec import CUSTOM as CUSTOM
 from .spec import TABLE as TABLE
 from .spec import DmaWork as DmaWork
 from .spec import Instruction as Instruction

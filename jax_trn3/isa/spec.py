@@ -341,7 +341,18 @@ def _caller() -> Origin:
     return Origin(frame.f_code.co_filename, frame.f_lineno)
 
 
-TABLE: dict[str, InstructionSpec] = {}
+CUSTOM: dict[str, InstructionSpec] = {}
+"""Operations that programs bring along, by name."""
+
+
+class _Table(dict[str, InstructionSpec]):
+    """Finds programs' own operations, too; lists the hardware's only."""
+
+    def __missing__(self, name: str) -> InstructionSpec:
+        return CUSTOM[name]
+
+
+TABLE: dict[str, InstructionSpec] = _Table()
 """Every instruction by name."""
 
 
