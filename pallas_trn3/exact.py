@@ -28,6 +28,9 @@ as_rounded_p = Primitive("trn3_as_rounded")
 """Of a float array: the same, and XLA does not see that. What made it is not fused arithmetically
 with what uses it, though both may run in one loop."""
 
+in_order_p = Primitive("trn3_in_order")
+"""Of an array: the same, its elements in memory as its shape says."""
+
 _replica_id_p = Primitive("trn3_replica_id")
 
 _MOVES = frozenset(
@@ -71,7 +74,23 @@ def exact(jaxpr: jax_core.Jaxpr) -> jax_core.Jaxpr:
     branches."""
     uses: dict[Any, frozenset[str]] = {}
     _note_uses(jaxpr, uses, inlined=False)
-    return rewritten(jaxpr, functools.partial(_behind_barriers, uses))
+    turned: set[Any] = set()
+    _note_turned(jaxpr, turned)
+    return rewritten(jaxpr, functools.partial(_behind_barriers, uses, turned))
+
+
+def _note_turned(jaxpr: Any, turned: set[Any]) -> None:
+    """Variables whose elements are those of others in another order, or computed from such. XLA
+    sums them in the old one."""
+    for equation in jaxpr.eqns:
+        name = equation.primitive.name
+        given = [isinstance(v, jax_core.Var) and v in turned for v in equation.invars]
+        for inner in programs(equation):
+            if name in ("jit", "pjit", "closed_call"):
+                turned.update(v for v, is_turned in zip(inner.invars, given) if is_turned)
+            _note_turned(inner, turned)
+        if name in ("transpose", "rev") or (any(given) and name not in _APART):
+            turned.update(equation.outvars)
 
 
 def _note_uses(jaxpr: Any, uses: dict[Any, frozenset[str]], inlined: bool) -> None:
@@ -95,7 +114,9 @@ def _note_uses(jaxpr: Any, uses: dict[Any, frozenset[str]], inlined: bool) -> No
                 uses[variable] = uses.get(variable, frozenset()) | found
 
 
-def _behind_barriers(uses: dict[Any, frozenset[str]], equation: Any) -> Sequence[Any] | None:
+def _behind_barriers(
+    uses: dict[Any, frozenset[str]], turned: set[Any], equation: Any
+) -> Sequence[Any] | None:
     name = equation.params.get("name", "")
     instruction = isinstance(name, str) and name.startswith(MEANING)
     if programs(equation) and not instruction:
@@ -104,23 +125,32 @@ def _behind_barriers(uses: dict[Any, frozenset[str]], equation: Any) -> Sequence
     floats = [v for v in outputs if jnp.issubdtype(v.aval.dtype, jnp.inexact)]
     if not instruction:
         floats = [v for v in floats if _harmed(equation, v, uses.get(v, frozenset()))]
+    first: list[Any] = []
+    if equation.primitive.name in _APART:
+        equation, first = _in_order(equation, turned)
     if not floats or equation.effects or _keeps_bits(equation):
-        return [equation]
+        return [*first, equation]
     before = [jax_core.Var(v.aval) for v in floats]
     renamed = dict(zip(floats, before))
     fresh = [renamed.get(v, v) for v in equation.outvars]
-    rounded = [
-        jax_core.new_jaxpr_eqn(
-            [source],
-            [target],
-            as_rounded_p,
-            {},
-            jax_core.no_effects,
-            source_info_util.new_source_info(),
-        )
-        for source, target in zip(before, floats)
-    ]
-    return [equation.replace(outvars=fresh), *rounded]
+    rounded = [_fence(as_rounded_p, source, target) for source, target in zip(before, floats)]
+    return [*first, equation.replace(outvars=fresh), *rounded]
+
+
+def _in_order(equation: Any, turned: set[Any]) -> tuple[Any, list[Any]]:
+    """A sum whose operands lie in memory in their own order, and what sees to that."""
+    inputs, first = list(equation.invars), []
+    for k, variable in enumerate(inputs):
+        is_turned = isinstance(variable, jax_core.Var) and variable in turned
+        if is_turned and jnp.issubdtype(variable.aval.dtype, jnp.floating):
+            inputs[k] = jax_core.Var(variable.aval)
+            first.append(_fence(in_order_p, variable, inputs[k]))
+    return equation.replace(invars=inputs), first
+
+
+def _fence(primitive: Primitive, source: Any, target: Any) -> Any:
+    nowhere = source_info_util.new_source_info()
+    return jax_core.new_jaxpr_eqn([source], [target], primitive, {}, jax_core.no_effects, nowhere)
 
 
 def _harmed(equation: Any, result: Any, users: frozenset[str]) -> bool:
@@ -135,6 +165,7 @@ def _harmed(equation: Any, result: Any, users: frozenset[str]) -> bool:
 
 
 @as_rounded_p.def_abstract_eval
+@in_order_p.def_abstract_eval
 def _same(x: Any) -> Any:
     return jax_core.ShapedArray(x.shape, x.dtype)
 
@@ -145,18 +176,28 @@ def _number() -> Any:
 
 
 def _as_rounded(x: Any) -> Any:
-    """Its bits, exclusively or'ed with a zero of which neither XLA nor LLVM know that it is one:
-    whether, for a number known at run time only, 7 n^2 - 1 is a square. It is 3, 6 or 7 modulo 8,
-    a square 0, 1 or 4."""
+    """Its bits, exclusively or'ed with a zero of which neither XLA nor LLVM know that it is one."""
     bits = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32, 8: jnp.uint64}.get(x.dtype.itemsize)
     if bits is None or "float4" in str(x.dtype) or not jnp.issubdtype(x.dtype, jnp.floating):
         return lax.optimization_barrier(x)
-    n = _replica_id_p.bind()
-    zero = (7 * n * n - 1 == (n + 5) * (n + 5)).astype(bits)
+    zero = _never().astype(bits)
     return lax.bitcast_convert_type(lax.bitcast_convert_type(x, bits) ^ zero, x.dtype)
 
 
+def _in_memory(x: Any) -> Any:
+    """What comes out of a branch that is always taken: XLA does not look through it."""
+    return lax.cond(_never(), jnp.zeros_like, lambda x: x, x)
+
+
+def _never() -> Any:
+    """Whether, for a number known at run time only, 7 n^2 - 1 is a square. It is 3, 6 or 7 modulo
+    8, a square 0, 1 or 4."""
+    n = _replica_id_p.bind()
+    return 7 * n * n - 1 == (n + 5) * (n + 5)
+
+
 mlir.register_lowering(as_rounded_p, mlir.lower_fun(_as_rounded, multiple_results=False))
+mlir.register_lowering(in_order_p, mlir.lower_fun(_in_memory, multiple_results=False))
 mlir.register_lowering(_replica_id_p, lambda ctx: [hlo.ReplicaIdOp().result])
 
 
