@@ -48,7 +48,7 @@ class Checks:
         self.where = str(getattr(kernel.jaxpr.debug_info, "func_src_info", kernel.name))
         self.explicit = explicit(kernel.params)
         self.order = Order()
-        self.semaphores = Semaphores(kernel.name, self.order)
+        self.semaphores = Semaphores(kernel, self.order)
         self.origins = [Origin("")]
         self.read_at: dict[tuple[int, int], int] = {}
         self.agent = KERNEL
@@ -266,19 +266,19 @@ class Checks:
 
     # ---- copies ----
 
-    def started(
-        self, equation: Any, source: Any, target: Any, inputs: Sequence[Any], semaphore: Any,
-        count: int,
-    ) -> None:  # fmt: skip
-        """A copy begins, and goes on beside the kernel."""
+    def copying(self) -> None:
+        """A copy begins; what it reads and writes it does beside the kernel."""
         self.copies += 1
-        agent = f"copy {self.copies}"
-        self.order.step(agent)
-        for (ref, selection), write in ((source, False), (target, True)):
-            self.order.conflict(ref, selection.keys(inputs), write, agent, equation)
-        ref, selection = semaphore
+        self.agent = f"copy {self.copies}"
+        self.order.step(self.agent)
+
+    def copied(
+        self, equation: Any, ref: Storage, selection: Selection, inputs: Sequence[Any], count: int
+    ) -> None:
+        """It will signal a semaphore when it is done."""
         keys = self.keys(equation, ref, selection, inputs)
-        self.semaphores.signal(equation, ref, keys, count, agent)
+        self.semaphores.signal(equation, ref, keys, count, self.agent)
+        self.agent = KERNEL
 
     # ---- instructions ----
 

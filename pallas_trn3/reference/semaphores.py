@@ -9,12 +9,13 @@ from typing import Any
 import jax
 import numpy as np
 from jax._src.pallas import core as pallas_core
+from jax._src.state import discharge as state_discharge
 from jax._src.state import types as state_types
 
 from .machine import Machine, Rule, rule
 from .references import load, store
 from .selection import Selection, leaves
-from .storage import Storage
+from .storage import Storage, parts
 
 
 @dataclass(frozen=True)
@@ -127,16 +128,14 @@ def _dma_start(equation: Any) -> Rule:
         raise NotImplementedError("an asynchronous copy that adds; use pltrn.dma_copy")
 
     def run(machine: Machine, inputs: Sequence[Any]) -> Any:
-        source, target = inputs[src.number], inputs[dst.number]
-        value = load(machine, equation, source, src.selection, inputs)
-        store(machine, equation, target, dst.selection, inputs, value)
-        count = _count(np.size(getattr(value, "value", value)))
-        semaphore = inputs[arrived.number]
-        if machine.checks:
-            machine.checks.started(
-                equation, (source, src.selection), (target, dst.selection), inputs,
-                (semaphore, arrived.selection), count,
-            )  # fmt: skip
+        checks, semaphore = machine.checks, inputs[arrived.number]
+        if checks:
+            checks.copying()
+        value = load(machine, equation, inputs[src.number], src.selection, inputs)
+        store(machine, equation, inputs[dst.number], dst.selection, inputs, value)
+        count = _count(np.size(parts(value)[0]))
+        if checks:
+            checks.copied(equation, semaphore, arrived.selection, inputs, count)
         else:
             signal(machine, equation, semaphore, arrived.selection, inputs, count)
         return ()
@@ -159,7 +158,8 @@ def _dma_wait(equation: Any) -> Rule:
             size = probe.size
         else:
             filled = jax.eval_shape(
-                lambda x: _transformed(x, part.filled(inputs)), inputs[dst.number].read()
+                lambda x: state_discharge.transform_array(x, part.filled(inputs)),
+                inputs[dst.number].read(),
             )
             size = filled.size
         semaphore = inputs[arrived.number]
@@ -167,12 +167,6 @@ def _dma_wait(equation: Any) -> Rule:
         return ()
 
     return run
-
-
-def _transformed(value: Any, transforms: Any) -> Any:
-    from jax._src.state import discharge
-
-    return discharge.transform_array(value, transforms)
 
 
 def _count(size: int) -> int:

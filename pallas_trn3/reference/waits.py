@@ -5,7 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from ..errors import EndlessWait, SemaphoreLeft
+from ..kernel import Kernel
+from ..params import explicit
 from ..places import line
+from .circles import chain
 from .order import KERNEL, Order, Semaphore, Signal
 from .semaphores import add
 from .storage import Keys, Storage
@@ -14,8 +17,8 @@ from .storage import Keys, Storage
 class Semaphores:
     """Those of one kernel."""
 
-    def __init__(self, kernel: str, order: Order):
-        self.kernel, self.order = kernel, order
+    def __init__(self, kernel: Kernel, order: Order):
+        self.whole, self.kernel, self.order = kernel, kernel.name, order
         self.known: dict[tuple[int, str], Semaphore] = {}
 
     def signal(self, equation: Any, ref: Storage, keys: Keys, count: int, agent: str) -> None:
@@ -66,10 +69,11 @@ class Semaphores:
         signalled = "nobody has signalled it"
         if each:
             signalled = f"signalled so far: {', '.join(each)}"
+        why = chain(self.whole, semaphore.ref.name, agent, equation, explicit(self.whole.params))
         raise EndlessWait(
             f"kernel {self.kernel}, {line(equation)}: {agent} waits for {count} of semaphore "
-            f"{semaphore.name}, which holds {given - semaphore.taken}; {signalled}"
-            ". Signal it earlier in the kernel than it is waited for"
+            f"{semaphore.name}, which holds {given - semaphore.taken}; {signalled}; {why}. "
+            "Signal it earlier in the kernel than it is waited for"
         )
 
 
