@@ -12,6 +12,9 @@ import numpy as np
 from jax_trn3.isa import IllegalInstruction
 
 from .errors import KernelError
+from jax_trn3.isa import IllegalInstruction
+
+from .errors import KernelError
 from .kernel import Kernel
 from .reference import run
 
@@ -29,7 +32,10 @@ def evaluate(kernel: Kernel, *operands: Any) -> list[Any]:
 
 
 def _run(kernel: Kernel, *operands: Any) -> tuple[np.ndarray, ...]:
-    return tuple(run(kernel, [np.asarray(x) for x in operands], check=True))
+    try:
+        return tuple(run(kernel, [np.asarray(x) for x in operands], check=True))
+    except (KernelError, IllegalInstruction) as error:
+        raise type(error)(str(error)) from None  # the kernel's line is what counts, not ours
 
 
 class _Raised(logging.Filter):
