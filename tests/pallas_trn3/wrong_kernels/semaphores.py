@@ -112,15 +112,27 @@ def engine_waits_for_nobody():
     return moved(kernel, numbers(128, 64), scratch=scratch, explicit=True)
 
 
-@wrong("nobody has signalled it", "one")
+@wrong("nobody has signalled it", "one", "two", "a circle")
 def two_engines_wait_for_each_other():
     def kernel(o_hbm, left, right, one, two):
         pltrn.memset(left, value=1.0, engine="vector", wait=[(one, 1)], signal=[(two, 1)])  # wrong
-        pltrn.memset(right, value=2.0, engine="gpsimd", wait=[(two, 1)], signal=[(one, 1)])
+        pltrn.memset(right, value=2.0, engine="gpsimd", wait=[(two, 1)], signal=[(one, 1)])  # wrong
         pltrn.dma_copy(o_hbm.at[0:64], left)
         pltrn.dma_copy(o_hbm.at[64:128], right)
 
     scratch = [SBUF((64, 64), F32), SBUF((64, 64), F32), REGULAR, REGULAR]
+    return moved(kernel, out=like((128, 64)), scratch=scratch, explicit=True)
+
+
+@wrong("one", "two", "three", "a circle")
+def three_engines_in_a_circle():
+    def kernel(o_hbm, a, b, one, two, three):
+        pltrn.memset(a, value=1.0, engine="vector", wait=[(one, 1)], signal=[(two, 1)])  # wrong
+        pltrn.memset(b, value=2.0, engine="gpsimd", wait=[(two, 1)], signal=[(three, 1)])  # wrong
+        pltrn.activation(a, b, op="copy", wait=[(three, 1)], signal=[(one, 1)])  # wrong
+        pltrn.dma_copy(o_hbm, a)
+
+    scratch = [SBUF((128, 64), F32), SBUF((128, 64), F32), REGULAR, REGULAR, REGULAR]
     return moved(kernel, out=like((128, 64)), scratch=scratch, explicit=True)
 
 
