@@ -58,7 +58,7 @@ class DmaTime:
         return self.busy / max(1, self.busy + self.idle)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Timeline:
     """The times of a program on a chip. Made by `simulate`."""
 
@@ -91,6 +91,12 @@ class Timeline:
         for repeat in self.repeats:
             last[repeat.begin : repeat.end] += np.maximum(repeat.step[:, 3], 0) * (repeat.count - 1)
         return int(last.max(initial=0))
+
+    def __repr__(self) -> str:
+        return (
+            f"Timeline({self.program.name} on {self.chip.name}: {self.time_ps / 1e6:,.3f} us, "
+            f"{self.num_instructions:,} instructions)"
+        )
 
     @property
     def overhead_ps(self) -> int:
