@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from jax_trn3.isa import Access
 
-from .arrays import Array, Layout, fill, layout_of, temporary
+from .arrays import Array, Layout, fill, layout_of, temporary, whole
 from .emission import copy, evacuated, issue, moved, passes, redirected
 from .refs import Ref
 from .scalars import UNKNOWN
@@ -518,9 +518,8 @@ def laid(walker: Walker, value: Array, layout: Layout) -> Array:
         return value
     value = evacuated(walker, stored(walker, value))
     found = temporary(walker, value.shape, value.dtype, "moved", layout=layout)
-    if len(found.pieces) == len(value.pieces) == 1 or found.elements != value.elements:
-        for dst, src in zip(found.pieces, value.pieces):
-            moved(walker, dst, src)
+    if whole(found).elements == whole(value).elements == value.elements:
+        moved(walker, whole(found), whole(value))
         return found
     for dst in found.pieces:
         source = next((p for p in value.pieces if p.elements == dst.elements), None)

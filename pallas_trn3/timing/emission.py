@@ -47,7 +47,8 @@ def passes(walker: Walker, dst: Access, sources: Sequence[Access], times: int = 
     walker.assume(
         f"{operation} has no instruction of its own: passes of {_passing(dst)} over its elements"
     )
-    for source in sources:
+    dst = legal(walker, dst)
+    for source in (legal(walker, source) for source in sources):
         for first in range(0, source.free_size, _FREE):
             piece = part(source, first, min(_FREE, source.free_size - first))
             scratch = temporary(
@@ -61,6 +62,14 @@ def passes(walker: Walker, dst: Access, sources: Sequence[Access], times: int = 
                 )
     memset = isa.TABLE["memset"](dst, value=0, engine=_passing(dst), origin=walker.origin)
     walker.emit(memset)
+
+
+def legal(walker: Walker, access: Access) -> Access:
+    """The access, or one as large at partition 0 where engines cannot begin at its partition."""
+    first = access.start[0] + (access.tile.address[0] if access.tile.address else 0)
+    if access.memory == "hbm" or first in walker.chip.core.partition_starts(access.partitions):
+        return access
+    return replace(access, start=(0, *access.start[1:]))
 
 
 def _passing(access: Access) -> str:

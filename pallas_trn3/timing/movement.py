@@ -31,7 +31,8 @@ def broadcast(walker: Walker, scope: Scope, equation: Any, args: list[Any]) -> l
     if value.view in ("iota", "mask"):
         return [value.of(shape)]
     given = equation.invars[0].aval.shape
-    dims = equation.params["broadcast_dimensions"]
+    behind = range(len(shape) - len(given), len(shape))
+    dims = equation.params.get("broadcast_dimensions", behind)
     return [seen_as(walker, value, given, dims, shape)]
 
 
@@ -187,6 +188,22 @@ def concatenate(walker: Walker, scope: Scope, equation: Any, args: list[Any]) ->
             moved(walker, dst, source)
         else:
             passes(walker, dst, [p.pieces[0] for p in parts])
+    return [found]
+
+
+def roll(walker: Walker, scope: Scope, equation: Any, args: list[Any]) -> list[Any]:
+    """Two copies along rows; over partitions a transfer."""
+    (var,) = equation.outvars
+    value = evacuated(walker, stored(walker, args[0], var.aval.shape, var.aval.dtype))
+    found = temporary(walker, var.aval.shape, var.aval.dtype, layout=value.layout)
+    along = equation.params.get("axis") == len(var.aval.shape) - 1
+    for dst, src in zip(found.pieces, value.pieces):
+        half = dst.free_size // 2
+        if not along or not half or len(src.size) != 2:
+            moved(walker, dst, src)
+            continue
+        copy(walker, dst[:, :half], src[:, -half:])
+        copy(walker, dst[:, half:], src[:, :-half])
     return [found]
 
 

@@ -23,6 +23,7 @@ from .scalars import UNKNOWN, Mod, is_integer, plain
 
 PARTITIONS = 128
 _ALIGNMENT = 32  # bytes; tiles' slots begin at multiples
+_LONGEST = 32_768  # elements of a row that lies in one partition
 
 
 @dataclass(frozen=True)
@@ -159,8 +160,10 @@ def keys_of(shape: Sequence[int], transforms: Sequence[Any]) -> tuple[Key, ...] 
                     return None
                 start = _place(held, plain(index.start))
                 keys[axis] = Span(start, index.size, held.step * index.stride)
-            elif jnp.shape(index) if hasattr(index, "shape") else ():
-                return None
+            elif getattr(index, "shape", ()):
+                if getattr(index, "view", "") != "iota" or len(index.shape) != 1:
+                    return None
+                keys[axis] = Span(_place(held, 0), index.shape[0], held.step)
             else:
                 keys[axis] = At(_place(held, plain(index)))
     return tuple(keys)
@@ -196,7 +199,10 @@ def matrix(shape: Sequence[int]) -> tuple[int, int]:
     if len(shape) == 1:
         rows = min(shape[0], PARTITIONS)
         return rows, -(-shape[0] // rows) if rows else 1
-    return math.prod(shape[:-1]), shape[-1]
+    rows, columns = math.prod(shape[:-1]), shape[-1]
+    while columns > _LONGEST and columns % 2 == 0:  # more than an instruction reaches
+        rows, columns = rows * 2, columns // 2
+    return rows, columns
 
 
 def laid_out(ref: Ref) -> None:
@@ -349,7 +355,8 @@ def _rows(ref: Ref, tile: Tile, keys: Sequence[Key]) -> Access:
     if len(pieces) == 1:
         return pieces[0]
     first = pieces[0]
-    return Access(tile, first.slot, len(pieces), first.start, first.size, first.step)
+    count = min(len(pieces), tile.slots)
+    return Access(tile, first.slot, count, first.start, first.size, first.step)
 
 
 def row_pieces(ref: Ref, keys: Sequence[Key]) -> list[Access]:
@@ -368,12 +375,14 @@ def row_pieces(ref: Ref, keys: Sequence[Key]) -> list[Access]:
         return [Access(tile, base + k, 1, (0, 0), (h, size), (1, 1)) for k, h in enumerate(high)]
     if len(shape) < 2:
         return [_vector(tile, base, firsts, lengths)]
-    rows = math.prod(lengths[:-1])
+    rows, columns = matrix(lengths)
+    split = rows // max(1, math.prod(lengths[:-1]))
     row = as_index(0)
     for size, first in zip(shape[:-1], firsts[:-1]):
         row = row * size + (as_index(first) if is_integer(first) else 0)
-    column = firsts[-1] if isinstance(firsts[-1], int) else 0
-    columns = lengths[-1]
+    row = row * split
+    column = firsts[-1] if isinstance(firsts[-1], int) and split == 1 else 0
+    column = min(column, tile.shape[1] - columns)
     chunk = row.const // PARTITIONS
     start = row.const % PARTITIONS
     terms = tuple((k, c // PARTITIONS) for k, c in row.terms if c % PARTITIONS == 0)
@@ -390,7 +399,7 @@ def row_pieces(ref: Ref, keys: Sequence[Key]) -> list[Access]:
 
 def _vector(tile: Tile, slot: Index, firsts: Sequence[Any], lengths: Sequence[int]) -> Access:
     """A part of a vector, or of a single number."""
-    count = lengths[0] if lengths else 1
+    count = max(1, lengths[0] if lengths else 1)
     rows = min(count, tile.shape[0])
     columns = min(-(-count // rows), tile.shape[1])
     return Access(tile, slot, 1, (0, 0), (rows, columns), (1, 1))

@@ -92,6 +92,11 @@ def _walk(jaxpr: Any, env: dict[Any, Ref], found: Names, pairs: list[tuple[Ref, 
         if equation.primitive is instruction_p:
             _instruction(equation, values, pairs)
             continue
+        if name == "trn3_collective":
+            target, source = jax.tree.unflatten(equation.params["tree"], values)
+            _note(*target, True, "dma")
+            _note(*source, False, "dma")
+            continue
         if name == "run_scoped":
             inner = _inner(equation.params["jaxpr"])
             names = _scoped_names(inner, equation, {ref.name for ref in found.values()})

@@ -14,7 +14,7 @@ from jax_trn3.isa import Access, Semaphore
 from . import elementwise, movement, products, reductions
 from .arrays import Array, fill, temporary, whole
 from .elementwise import stored
-from .emission import copy, issue, moved, passes, redirected
+from .emission import copy, issue, legal, moved, passes, redirected
 from .refs import Ref, row_pieces
 from .scalars import UNKNOWN
 from .walk import Scope, Walker
@@ -35,6 +35,7 @@ _RULES: dict[str, Rule] = {
     "select_n": elementwise.select,
     "clamp": elementwise.clamp,
     "concatenate": movement.concatenate,
+    "roll": movement.roll,
     "iota": movement.iota,
     "dot_general": products.dot_general,
     "transpose": products.transpose,
@@ -139,6 +140,8 @@ def load(walker: Walker, ref: Ref, transforms: Sequence[Any], aval: Any) -> Any:
     shape, dtype = tuple(aval.shape), aval.dtype
     if ref.tile is None or (not shape and dtype.kind in "iub"):
         return UNKNOWN  # an index or a count that data decide
+    if 0 in shape:
+        return fill(0, shape, dtype)
     if ref.memory == "hbm":
         walker.assume(f"{ref.name} lies in HBM and is read as a value: it is loaded first")
         found = temporary(walker, shape, dtype, f"{ref.name} in sbuf")
@@ -162,7 +165,7 @@ def store(
     if isinstance(value, Array) and value.ref is ref and value.number == "summed":
         return
     shape, dtype = tuple(aval.shape), aval.dtype
-    if ref.tile is None:
+    if ref.tile is None or 0 in shape:
         return
     if ref.memory == "hbm":
         walker.assume(f"{ref.name} lies in HBM and is written as a value: it is stored after")
@@ -247,6 +250,7 @@ def transfer(
     signal: tuple[tuple[Semaphore, int], ...] = (),
 ) -> None:
     """A copy by DMA."""
+    target, source = legal(walker, target), legal(walker, source)
     made = isa.TABLE["dma_copy"](target, source, engine=queue, origin=walker.origin, signal=signal)
     walker.emit(made)
 

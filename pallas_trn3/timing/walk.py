@@ -119,6 +119,7 @@ class Walker:
         return found if found.line else Origin(around.file, around.line, found.operation)
 
     def _equation(self, scope: Scope, equation: Any) -> Sequence[Any]:
+        from . import collectives  # noqa: F401 - enters its rule
         from .equations import RULES, other
 
         name = equation.primitive.name
