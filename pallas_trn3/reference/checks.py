@@ -20,7 +20,7 @@ from ..kernel import Block, Kernel
 from ..params import explicit
 from ..places import line
 from . import shadows
-from .order import KERNEL, Access, Order
+from .order import COPY, KERNEL, Access, Order
 from .partitions import legal_starts
 from .selection import Selection
 from .storage import Keys, Partly, Storage, parts
@@ -53,7 +53,8 @@ class Checks:
         self.read_at: dict[tuple[int, int], int] = {}
         self.agent = KERNEL
         self.engines: dict[str, None] = {}
-        self.copies = 0
+        self.copies: dict[Any, str] = {}
+        """Agents by line and semaphore."""
         self.within: Any = None
         """The instruction whose meaning is being followed."""
 
@@ -149,7 +150,7 @@ class Checks:
 
     def _race(self, equation: Any, ref: Storage, write: bool, past: Access) -> None:
         this = "writes" if write else "reads"
-        asynchronous = past.agent.startswith("copy")
+        asynchronous = past.agent.startswith(COPY)
         advice = (
             "wait for the copy" if asynchronous else "signal a semaphore there, wait for it here"
         )
@@ -266,17 +267,19 @@ class Checks:
 
     # ---- copies ----
 
-    def copying(self) -> None:
-        """A copy begins; what it reads and writes it does beside the kernel."""
-        self.copies += 1
-        self.agent = f"copy {self.copies}"
-        self.order.step(self.agent)
-
-    def copied(
-        self, equation: Any, ref: Storage, selection: Selection, inputs: Sequence[Any], count: int
-    ) -> None:
-        """It will signal a semaphore when it is done."""
+    def copying(
+        self, equation: Any, ref: Storage, selection: Selection, inputs: Sequence[Any]
+    ) -> Keys:
+        """A copy begins; what it reads and writes it does beside the kernel. The semaphore that it
+        will signal."""
         keys = self.keys(equation, ref, selection, inputs)
+        place = (id(equation), id(ref), str(keys))
+        self.agent = self.copies.setdefault(place, f"{COPY}{len(self.copies) + 1}")
+        self.order.step(self.agent)
+        return keys
+
+    def copied(self, equation: Any, ref: Storage, keys: Keys, count: int) -> None:
+        """It will signal its semaphore when it is done."""
         self.semaphores.signal(equation, ref, keys, count, self.agent)
         self.agent = KERNEL
 

@@ -1,7 +1,8 @@
 """What comes before what: vector clocks of a kernel, its engines and its copies.
 
-An agent is whoever works through a list of its own: the kernel, each copy that it starts, and under
-explicit synchronization each engine and queue. Only signals and waits order agents. The cost is
+An agent is whoever works through a list of its own: the kernel, the copies that it starts (one line
+and one semaphore are one agent), and under explicit synchronization each engine and queue. Only
+signals and waits order agents. The cost is
 linear in the number of accesses: an access is forgotten when everybody who may come has seen it.
 """
 
@@ -16,6 +17,9 @@ import numpy as np
 from .storage import Keys, Storage
 
 KERNEL = "the kernel"
+COPY = "copy "
+"""What the names of copies begin with."""
+
 Clock = dict[str, int]
 Box = tuple[range, ...]
 
@@ -60,7 +64,7 @@ class Order:
             ref.order = []
         if not ref.order and agent == KERNEL:  # whoever comes later knows what the kernel did
             return None
-        clock, here = self.clocks[agent], box(ref, keys)
+        clock, known, here = self.clocks[agent], self.clocks[KERNEL], box(ref, keys)
         kept = []
         for past in ref.order:
             ordered = clock.get(past.agent, 0) >= past.time
@@ -68,7 +72,8 @@ class Order:
                 return past
             seen = past.agent == agent and past.box == here and (write or not past.write)
             covered = write and ordered and _inside(past.box, here)
-            if not (seen or covered or (ordered and agent == KERNEL)):
+            # What the kernel has waited for is known to all that begin later.
+            if not (seen or covered or known.get(past.agent, 0) >= past.time):
                 kept.append(past)
         if agent != KERNEL:
             kept.append(Access(agent, clock[agent], here, write, equation))
@@ -149,11 +154,22 @@ class Semaphore:
         total, wanted = sum(s.count for s in self.signals), self.taken + count
         later: dict[str, int] = {}
         for signal in reversed(self.signals):
-            later[signal.agent] = later.get(signal.agent, 0) + signal.count
-            if total - later[signal.agent] < wanted:
+            without = signal.count
+            if not signal.agent.startswith(COPY):  # copies end in any order
+                without = later[signal.agent] = later.get(signal.agent, 0) + signal.count
+            if total - without < wanted:
                 join(clock, signal.clock)
         if keep:
             return
         self.taken = wanted
         if self.taken == total:
             self.signals, self.taken = [], 0
+        elif len({s.agent for s in self.signals}) == 1:
+            self._forget()
+
+    def _forget(self) -> None:
+        """Signals of one agent that were waited for in full."""
+        while self.signals and not self.signals[0].agent.startswith(COPY):
+            if self.signals[0].count > self.taken:
+                return
+            self.taken -= self.signals.pop(0).count

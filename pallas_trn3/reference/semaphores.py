@@ -130,12 +130,12 @@ def _dma_start(equation: Any) -> Rule:
     def run(machine: Machine, inputs: Sequence[Any]) -> Any:
         checks, semaphore = machine.checks, inputs[arrived.number]
         if checks:
-            checks.copying()
+            keys = checks.copying(equation, semaphore, arrived.selection, inputs)
         value = load(machine, equation, inputs[src.number], src.selection, inputs)
         store(machine, equation, inputs[dst.number], dst.selection, inputs, value)
         count = _count(np.size(parts(value)[0]))
         if checks:
-            checks.copied(equation, semaphore, arrived.selection, inputs, count)
+            checks.copied(equation, semaphore, keys, count)
         else:
             signal(machine, equation, semaphore, arrived.selection, inputs, count)
         return ()

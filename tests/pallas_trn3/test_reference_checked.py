@@ -1,0 +1,174 @@
+"""Kernels under the checks in compiled programs: jit, loops, vmap, shard_map; errors arrive."""
+
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
+from jax.sharding import PartitionSpec as P
+
+import pallas_trn3 as pltrn
+from pallas_trn3.errors import KernelError, UndefinedValue
+from pallas_trn3.kernel import kernel_of
+from pallas_trn3.reference import run
+
+F32 = jnp.float32
+CHECKED = pltrn.CompilerParams(check=True)
+
+
+def doubled(x, wrong=False, params=CHECKED):
+    """Twice the array by blocks of 8 rows; `wrong`: from memory that nothing writes."""
+
+    def kernel(x_ref, o_ref, tile):
+        if not wrong:
+            tile[...] = x_ref[...]
+        o_ref[...] = tile[...] * 2
+
+    block = pl.BlockSpec((8, x.shape[1]), lambda i: (i, 0))
+    return pl.pallas_call(
+        kernel,
+        grid=(x.shape[0] // 8,),
+        in_specs=[block],
+        out_specs=block,
+        out_shape=jax.ShapeDtypeStruct(x.shape, x.dtype),
+        scratch_shapes=[pltrn.SBUF((8, x.shape[1]), x.dtype)],
+        compiler_params=params,
+    )(x)
+
+
+X = np.random.default_rng(0).normal(size=(32, 16)).astype(np.float32)
+
+
+def test_in_jit_and_beside_other_operations():
+    found = jax.jit(lambda x: doubled(jnp.sin(x)) @ x.T)(X)
+    np.testing.assert_allclose(found, (2 * np.sin(X)) @ X.T, rtol=1e-5, atol=1e-5)
+
+
+def test_in_scan():
+    def step(carry, x):
+        return doubled(carry) * 0.5 + x, carry.sum()
+
+    last, _ = jax.lax.scan(step, jnp.asarray(X), jnp.ones((3, 1, 1)))
+    np.testing.assert_allclose(last, X + 3, rtol=1e-6)
+
+
+def test_in_vmap():
+    stacked = np.stack([X, -X, X * 3])
+    np.testing.assert_array_equal(jax.vmap(doubled)(stacked), 2 * stacked)
+
+
+def test_in_shard_map():
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:2]), ("i",))
+    split = jax.shard_map(doubled, mesh=mesh, in_specs=P("i"), out_specs=P("i"), check_vma=False)
+    np.testing.assert_array_equal(jax.jit(split)(X), 2 * X)
+
+
+@pytest.mark.parametrize("around", ["nothing", "jit", "scan", "vmap"])
+def test_the_error_arrives_as_it_is(around):
+    functions = {
+        "nothing": lambda x: doubled(x, wrong=True),
+        "jit": jax.jit(lambda x: doubled(x, wrong=True) + 1),
+        "scan": lambda x: jax.lax.scan(lambda c, _: (doubled(c, wrong=True), 0), x, None, length=2),
+        "vmap": lambda x: jax.vmap(lambda y: doubled(y, wrong=True))(x[None]),
+    }
+    with pytest.raises(Exception, match="UndefinedValue.*tile.*have never been written"):  # noqa: PT011
+        jax.block_until_ready(functions[around](jnp.asarray(X)))
+    # and leaves nothing behind
+    np.testing.assert_array_equal(doubled(jnp.asarray(X)), 2 * X)
+
+
+def test_the_environment_turns_checks_on(monkeypatch):
+    params = pltrn.CompilerParams()
+    doubled(jnp.asarray(X), wrong=True, params=params).block_until_ready()
+    monkeypatch.setenv("JAX_TRN3_CHECK", "1")
+    with pytest.raises(Exception, match="UndefinedValue"):  # noqa: PT011
+        jax.block_until_ready(jax.jit(lambda x: doubled(x, wrong=True, params=params))(X[:16]))
+
+
+def test_large_operands_do_not_stop_the_callback():
+    x = np.ones((1024, 2048), np.float32)
+    np.testing.assert_array_equal(jax.jit(doubled)(x), 2 * x)
+
+
+def kernel_in(function, *operands):
+    (equation,) = jax.make_jaxpr(function)(*operands).eqns
+    return kernel_of(**equation.params)
+
+
+def test_errors_are_values_of_their_own():
+    assert issubclass(KernelError, ValueError)
+    kernel = kernel_in(lambda x: doubled(x, wrong=True), X)
+    with pytest.raises(UndefinedValue, match=r"tile\[0, 0\]") as raised:
+        run(kernel, (X,), check=True)
+    assert f"{__file__}:" in str(raised.value)
+    assert "the read at" in str(raised.value)
+    assert "the write at" in str(raised.value)
+    run(kernel, (X,))  # nothing is looked for
+
+
+def test_who_waits_for_whom_is_told():
+    def kernel(o_ref, left, right, one, two):
+        pltrn.memset(left, value=1.0, engine="vector", wait=[(one, 1)], signal=[(two, 1)])
+        pltrn.memset(right, value=2.0, engine="gpsimd", wait=[(two, 1)], signal=[(one, 1)])
+        o_ref[...] = left[...] + right[...]
+
+    def call():
+        tile = pltrn.SBUF((8, 16), F32)
+        semaphore = pltpu.SemaphoreType.REGULAR
+        return pl.pallas_call(
+            kernel,
+            out_shape=jax.ShapeDtypeStruct((8, 16), F32),
+            scratch_shapes=[tile, tile, semaphore, semaphore],
+            compiler_params=pltrn.CompilerParams(synchronization="explicit"),
+        )()
+
+    with pytest.raises(KernelError) as raised:
+        run(kernel_in(call), (), check=True)
+    text = str(raised.value)
+    for part in (
+        "vector waits for 1 of semaphore one",
+        "one is signalled by gpsimd",
+        "gpsimd waits for two before",
+        "two is signalled by vector",
+        "a circle",
+    ):
+        assert part in text
+
+
+def test_cost_is_linear_in_the_number_of_accesses():
+    """Many parts of one tile, each copied and waited for: twice as many cost twice as much."""
+
+    def kernel(x_hbm, o_ref, tile, semaphore):
+        def body(i, _):
+            part = pl.ds(i, 1)
+            copy = pltpu.make_async_copy(x_hbm.at[part], tile.at[part], semaphore)
+            copy.start()
+            copy.wait()
+            return 0
+
+        jax.lax.fori_loop(0, x_hbm.shape[0], body, 0)
+        o_ref[...] = tile[...]
+
+    def call(x):
+        return pl.pallas_call(
+            kernel,
+            in_specs=[pl.BlockSpec(memory_space=pltrn.HBM)],
+            out_shape=jax.ShapeDtypeStruct(x.shape, F32),
+            scratch_shapes=[pltrn.SBUF(x.shape, F32), pltpu.SemaphoreType.DMA],
+        )(x)
+
+    def seconds(rows):
+        x = np.ones((rows, 8), np.float32)
+        traced = kernel_in(call, x)
+        best = np.inf
+        for _ in range(3):
+            start = time.perf_counter()
+            run(traced, (x,), check=True)
+            best = min(best, time.perf_counter() - start)
+        return best
+
+    seconds(100)
+    assert seconds(1600) < 8 * seconds(400)
