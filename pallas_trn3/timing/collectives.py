@@ -13,7 +13,7 @@ from typing import Any
 import jax
 
 from jax_trn3 import isa
-from jax_trn3.hardware import Topology, get_topology, topology_names
+from jax_trn3.hardware import TRAINIUM3, Topology, get_topology, topology_names
 from jax_trn3.simulator.collectives.groups import along
 from jax_trn3.simulator.collectives.in_program import collective_in_program
 
@@ -58,15 +58,15 @@ def _collective(walker: Walker, scope: Scope, equation: Any, args: list[Any]) ->
 
 
 @functools.lru_cache(maxsize=64)
-def _machine(walker: Walker, devices: int) -> Topology:
+def _machine(chip: Chip, devices: int) -> Topology:
     """The smallest machine of such chips that has as many devices."""
     machines = [get_topology(name) for name in topology_names() if "<" not in name]
-    own = [m for m in machines if m.chip.name == walker.chip.name and m.num_devices >= devices]
+    own = [m for m in machines if m.chip.name == chip.name and m.num_devices >= devices]
     if own:
         return min(own, key=lambda machine: machine.num_devices)
-    if walker.chip.name == TRAINIUM3.name:
-        return get_topology(f"trn3-ultracluster:{-(-devices // walker.chip.num_cores)}")
+    if chip.name == TRAINIUM3.name:
+        return get_topology(f"trn3-ultracluster:{-(-devices // chip.num_cores)}")
     raise ValueError(
-        f"a collective over {devices} devices; no machine of {walker.chip.name} has as many "
+        f"a collective over {devices} devices; no machine of {chip.name} has as many "
         f"({', '.join(topology_names())})"
     )
