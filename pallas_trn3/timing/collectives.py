@@ -13,7 +13,7 @@ from typing import Any
 import jax
 
 from jax_trn3 import isa
-from jax_trn3.hardware import TRAINIUM3, Topology, get_topology, topology_names
+from jax_trn3.hardware import TRAINIUM3, Chip, Topology, get_topology, topology_names
 from jax_trn3.simulator.collectives.groups import along
 from jax_trn3.simulator.collectives.in_program import collective_in_program
 
