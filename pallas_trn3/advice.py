@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from jax_trn3.isa import Instruction
+from jax_trn3.isa import Instruction, Tile
 from jax_trn3.profiler import figures
 from jax_trn3.profiler.units import duration, percent, size
 from jax_trn3.simulator import Timeline
@@ -85,8 +85,8 @@ def _small_transfers(timeline: Timeline) -> Iterator[Advice]:
         each = moved / max(1, packets)
         if share >= _WORTH and each < dma.packet_bytes / 4:
             yield Advice(
-                f"larger transfers at {place}: let rows that are moved be long and lie next to each "
-                "other in HBM",
+                f"larger transfers at {place}: let rows that are moved be long and lie next to "
+                "each other in HBM",
                 f"{runs:,} transfers of {size(each)} a packet ({size(dma.packet_bytes)} fit) keep "
                 f"the DMA engines busy for {percent(share)} of the time",
                 share,
@@ -116,8 +116,8 @@ def _not_ahead(timeline: Timeline) -> Iterator[Advice]:
         )
 
 
-def _targets(timeline: Timeline, queue: str) -> list[object]:
-    found = {}
+def _targets(timeline: Timeline, queue: str) -> list[Tile]:
+    found: dict[str, Tile] = {}
     for instruction in timeline.instructions:
         if instruction.engine == queue and instruction.get("dst") is not None:
             tile = instruction["dst"].tile

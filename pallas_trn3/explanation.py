@@ -163,9 +163,7 @@ def _busy(timeline: Timeline) -> Iterator[tuple[str, int]]:
     engines = [d.busy for name, d in timeline.dma.items() if "dma engine" in name]
     if engines:
         yield "dma", max(engines)
-    for name, spent in timeline.dma.items():
-        if name.endswith("/hbm"):
-            yield "hbm", spent.busy
+    yield from (("hbm", d.busy) for name, d in timeline.dma.items() if name.endswith("/hbm"))
 
 
 def _short(lane: str) -> str:

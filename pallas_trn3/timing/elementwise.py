@@ -12,12 +12,10 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from jax_trn3.isa import Access
-
-from .arrays import Array, Layout, fill, layout_of, temporary, whole
-from .emission import copy, evacuated, issue, moved, passes, redirected
-from .refs import Ref
+from .arrays import Array, fill, temporary
+from .emission import evacuated, issue, passes
 from .scalars import UNKNOWN
+from .views import laid, per_piece, stored
 from .walk import Scope, Walker
 
 FUNCTIONS: dict[str, tuple[str, float, float]] = {
@@ -51,148 +49,6 @@ UNARY = {*FUNCTIONS, *_SEVERAL, "neg", "not", "floor", "ceil", "round", "is_fini
          "stop_gradient", "copy", "copy_p", "optimization_barrier", "reduce_precision"}  # fmt: skip
 
 
-# ---- operands ----
-
-
-def stored(walker: Walker, value: Any, shape: Sequence[int] = (), dtype: Any = "float32") -> Array:
-    """A value in memory, however it was seen."""
-    if not isinstance(value, Array):
-        value = fill(value, shape, dtype)
-    if value.pieces:
-        return value
-    make = {"fill": _filled, "column": _columns, "row": _rows, "affine": _affine}
-    if value.view in make:
-        found = make[value.view](walker, value)
-    elif value.view == "transposed":
-        from .products import transposed
-
-        found = transposed(walker, value.base)
-    else:
-        found = _pattern(walker, value)
-    value.pieces, value.view, value.made = found.pieces, "", found.made
-    return value
-
-
-def _filled(walker: Walker, value: Array) -> Array:
-    found = temporary(walker, value.shape, value.dtype, "constant")
-    number = value.number if isinstance(value.number, (int, float)) else 0
-    number = number if math.isfinite(number) else 0
-    for piece in found.pieces:
-        issue(walker, "memset", piece, value=number, engine="gpsimd")
-    return found
-
-
-def _columns(walker: Walker, value: Array) -> Array:
-    """A value a row, all over the row."""
-    assert value.base is not None
-    found = temporary(walker, value.shape, value.dtype, "along rows")
-    for dst, column in zip(found.pieces, columns(walker, value.base)):
-        issue(walker, "memset", dst, value=0, engine="gpsimd")
-        issue(walker, "tensor_scalar", dst, dst, column, op0="add", engine="vector")
-    return found
-
-
-def _rows(walker: Walker, value: Array) -> Array:
-    """A row on all partitions: a product with a column of ones."""
-    assert value.base is not None
-    high = max(p for p, _ in layout_of(value.shape))
-    wide = value.shape[-1]
-    made = spread(walker, value.base, high, wide)
-    pieces = [made for _ in layout_of(value.shape)]
-    return Array(value.shape, value.dtype, _cut_rows(pieces, layout_of(value.shape)))
-
-
-def _cut_rows(pieces: list[Access], layout: Layout) -> list[Access]:
-    return [p if p.partitions == high else p[0:high] for p, (high, _) in zip(pieces, layout)]
-
-
-def spread(walker: Walker, base: Array, high: int, wide: int) -> Access:
-    """One row on `high` partitions."""
-    key = ("spread", id(base), high)
-    known = walker.state.get(key)
-    if known is not None and known[0] is base and known[2] == tuple(walker.ranges.counts):
-        found: Access = known[1]
-        return found
-    row = one_row(walker, base, wide)
-    ones = temporary(walker, (1, high), row.dtype, "ones")
-    issue(walker, "memset", ones.pieces[0], value=1, engine="gpsimd")
-    found = temporary(walker, (high, wide), base.dtype, "row everywhere").pieces[0]
-    for first in range(0, wide, 512):
-        count = min(512, wide - first)
-        psum = temporary(walker, (high, count), "float32", "spread", "psum").pieces[0]
-        issue(walker, "nc_matmul", psum, ones.pieces[0], row[:, first : first + count])
-        copy(walker, found[:, first : first + count], psum)
-    walker.state[key] = (base, found, tuple(walker.ranges.counts))
-    return found
-
-
-def one_row(walker: Walker, value: Array, wide: int) -> Access:
-    """A vector in one partition."""
-    value = evacuated(walker, stored(walker, value))
-    piece = value.pieces[0]
-    if len(value.pieces) == 1 and (piece.partitions, piece.free_size) == (1, wide):
-        return piece
-    found = temporary(walker, (1, wide), value.dtype, "one row", layout=((1, wide),)).pieces[0]
-    moved(walker, found, part_of(piece, wide))
-    return found
-
-
-def part_of(piece: Access, elements: int) -> Access:
-    """An access of that many elements, for a transfer."""
-    return piece if piece.elements == elements or piece.elements > elements else piece
-
-
-def columns(walker: Walker, base: Array) -> list[Access]:
-    """A value a row as operands of one element a partition, float32."""
-    base = stored(walker, base)
-    rows = base.elements
-    pieces = list(base.pieces)
-    if len(pieces) == 1 and pieces[0].free_size > 1 and rows > 128:
-        pieces = [pieces[0][:, k : k + 1] for k in range(pieces[0].free_size)]
-    if all(p.dtype == "float32" for p in pieces):
-        return pieces
-    wide = temporary(walker, base.shape, "float32", "column", layout=tuple((p.partitions, p.free_size) for p in pieces))  # noqa: E501  # fmt: skip
-    for dst, src in zip(wide.pieces, pieces):
-        issue(walker, "tensor_copy", dst, src, engine="vector")
-    return wide.pieces
-
-
-def _affine(walker: Walker, value: Array) -> Array:
-    assert value.base is not None
-    base = stored(walker, value.base)
-    found = temporary(walker, value.shape, value.dtype, layout=base.layout)
-    scales, biases = _per_piece(walker, value.scale, base), _per_piece(walker, value.bias, base)
-    for dst, src, scale, bias in zip(found.pieces, base.pieces, scales, biases):
-        if bias in (0, None):
-            issue(walker, "tensor_scalar", dst, src, scale, op0="multiply", engine="vector")
-        elif scale == 1:
-            issue(walker, "tensor_scalar", dst, src, bias, op0="add", engine="vector")
-        else:
-            issue(
-                walker, "tensor_scalar", dst, src, scale, bias, op0="multiply", op1="add",
-                engine="vector",
-            )  # fmt: skip
-    return found
-
-
-def _per_piece(walker: Walker, value: Any, base: Array) -> list[Any]:
-    if isinstance(value, Array):
-        found = columns(walker, value)
-        return found if len(found) == len(base.pieces) else [1.0] * len(base.pieces)
-    return [1.0 if value is UNKNOWN or isinstance(value, bool) else value] * len(base.pieces)
-
-
-def _pattern(walker: Walker, value: Array) -> Array:
-    """Numbers that grow by constants, or how they compare."""
-    found = temporary(walker, value.shape, value.dtype)
-    for piece in found.pieces:
-        pattern = [[1, piece.free_size]]
-        issue(walker, "iota", piece, pattern=pattern, channel_multiplier=1)
-        for _ in range(int(value.number or 0) if value.view == "mask" else 0):
-            issue(walker, "tensor_scalar", piece, piece, 0.0, op0="greater_equal", engine="vector")
-    return found
-
-
 # ---- one operand ----
 
 
@@ -212,7 +68,8 @@ def unary(walker: Walker, scope: Scope, equation: Any, args: list[Any]) -> list[
         inner = applied(walker, name, equation.params, value.base, value.base.shape, dtype)
         return [Array(shape, dtype, [], "column", inner)]
     if name == "neg":
-        return [scaled(walker, scope, equation, value, -1.0, 0)]
+        negated = scaled(walker, scope, equation, value, -1.0, 0)
+        return [negated or applied(walker, name, equation.params, value, shape, dtype)]
     if name == "not" and value.view == "mask":
         return [value]
     return [applied(walker, name, equation.params, value, shape, dtype)]
@@ -249,9 +106,7 @@ def applied(
             issue(walker, "tensor_scalar", dst, src, op0="invert", engine="vector")
         elif name in ("floor", "ceil", "round", "is_finite"):
             issue(walker, "tensor_scalar", dst, src, 0.0, op0="add", engine="vector")
-            issue(
-                walker, "tensor_scalar", dst, dst, 0.0, op0="is_le" if 0 else "add", engine="vector"
-            )
+            issue(walker, "tensor_scalar", dst, dst, 0.0, op0="add", engine="vector")
         else:
             passes(walker, dst, [src], 4)
     return found
@@ -277,7 +132,7 @@ def _activated(walker: Walker, name: str, value: Array, shape: Sequence[int], dt
             scale, bias, value = _times(value.scale, factor), _times(value.bias, factor), value.base
     value = stored(walker, value)
     found = temporary(walker, shape, dtype, layout=value.layout)
-    scales, biases = _per_piece(walker, scale, value), _per_piece(walker, bias, value)
+    scales, biases = per_piece(walker, scale, value), per_piece(walker, bias, value)
     for dst, src, s, b in zip(found.pieces, value.pieces, scales, biases):
         if function == "reciprocal":
             issue(walker, "reciprocal", dst, src, engine="vector")
@@ -339,7 +194,7 @@ def _is_column_of_iota(value: Any) -> bool:
     return bool(inside) and value.base.view == "iota"
 
 
-def _number(value: Any) -> Any:
+def number_of(value: Any) -> Any:
     """A number everywhere; None if it is none."""
     if not isinstance(value, Array):
         return value
@@ -371,7 +226,7 @@ def _scaled_by(walker: Walker, scope: Scope, equation: Any, one: Any, other: Any
 
 def _operand_beside(value: Any) -> Any:
     """A number, or a value a row; None for anything else."""
-    number = _number(value)
+    number = number_of(value)
     if number is not None:
         return number
     return value.base if value.view == "column" else None
@@ -437,12 +292,12 @@ def combined(
     walker: Walker, name: str, one: Any, other: Any, shape: Sequence[int], dtype: Any
 ) -> Array:
     """The results of an operation."""
-    if all(_is_column(v) or _number(v) is not None for v in (one, other)):
+    if all(_is_column(v) or number_of(v) is not None for v in (one, other)):
         bases = [v.base if _is_column(v) else v for v in (one, other)]
         inner_shape = next(b.shape for b, v in zip(bases, (one, other)) if _is_column(v))
         sizes = {b.elements for b, v in zip(bases, (one, other)) if _is_column(v)}
         if len(sizes) == 1:
-            inner = combined(walker, name, *bases, inner_shape, dtype)
+            inner = combined(walker, name, bases[0], bases[1], inner_shape, dtype)
             return Array(tuple(shape), dtype, [], "column", inner)
     op, reverse = _alu(name, dtype, one, other), False
     full = [
@@ -464,8 +319,8 @@ def combined(
         operand = other if full[0] is one else one
         reverse = full[0] is not one
         found = temporary(walker, shape, dtype, layout=data.layout)
-        operands = _per_piece(
-            walker, operand.base if _is_column(operand) else _number(operand), data
+        operands = per_piece(
+            walker, operand.base if _is_column(operand) else number_of(operand), data
         )
         for dst, src, x in zip(found.pieces, data.pieces, operands):
             if op is None:
@@ -510,123 +365,3 @@ def _alike(walker: Walker, one: Array, other: Array) -> tuple[Array, Array]:
     if one.layout == other.layout:
         return one, other
     return one, laid(walker, other, one.layout)
-
-
-def laid(walker: Walker, value: Array, layout: Layout) -> Array:
-    """An array that lies otherwise: moved by DMA."""
-    if value.layout == layout:
-        return value
-    value = evacuated(walker, stored(walker, value))
-    found = temporary(walker, value.shape, value.dtype, "moved", layout=layout)
-    if whole(found).elements == whole(value).elements == value.elements:
-        moved(walker, whole(found), whole(value))
-        return found
-    for dst in found.pieces:
-        source = next((p for p in value.pieces if p.elements == dst.elements), None)
-        if source is not None:
-            moved(walker, dst, source)
-        else:
-            passes(walker, dst, value.pieces[:1])
-    return found
-
-
-# ---- casts and choices ----
-
-
-def cast(walker: Walker, scope: Scope, equation: Any, args: list[Any]) -> list[Any]:
-    """Another type: nothing if it is wider, else part of what made the value."""
-    value, (var,) = args[0], equation.outvars
-    dtype = var.aval.dtype
-    if not isinstance(value, Array):
-        return [value]
-    if value.view in ("fill", "iota", "affine", "transposed") or _wider(dtype, value.dtype):
-        return [value.of(value.shape, dtype)]
-    if value.view in ("column", "row"):
-        return [value.of(value.shape, dtype)]
-    value = stored(walker, value)
-    found = temporary(walker, value.shape, dtype, "cast", layout=value.layout)
-    if _last_use(scope, equation.invars[0]) and redirected(walker, value, found.pieces):
-        found.made = value.made
-        return [found]
-    for dst, src in zip(found.pieces, value.pieces):
-        copy(walker, dst, src)
-    return [found]
-
-
-def _last_use(scope: Scope, var: Any) -> bool:
-    return list(scope.readers(var))[-1:] == [scope.place] and var not in scope.jaxpr.invars
-
-
-def _wider(to: Any, of: Any) -> bool:
-    if to == of:
-        return True
-    floats = [jnp.issubdtype(t, jnp.floating) for t in (to, of)]
-    if of == jnp.bool_ or (floats[0] and not floats[1]):
-        return True
-    return floats == [True, True] and jnp.dtype(to).itemsize > jnp.dtype(of).itemsize
-
-
-def select(walker: Walker, scope: Scope, equation: Any, args: list[Any]) -> list[Any]:
-    """`select_n`: by a pattern on GpSimdE where the choice is one, else by a mask on VectorE."""
-    (var,) = equation.outvars
-    shape, dtype = var.aval.shape, var.aval.dtype
-    which, *cases = (
-        as_large(walker, a, v.aval.shape, shape) for a, v in zip(args, equation.invars)
-    )
-    if not isinstance(which, Array):
-        answer = walker.ranges.decided(which) if which is not UNKNOWN else None
-        return [cases[int(answer)] if answer is not None else cases[-1]]
-    arrays = [c for c in cases if isinstance(c, Array) and c.view != "fill"]
-    if which.view in ("mask",) and len(arrays) <= 1:
-        data = stored(walker, arrays[0] if arrays else cases[0], shape, dtype)
-        return [_masked(walker, data, int(which.number or 1), shape, dtype)]
-    mask = stored(walker, which)
-    full = [stored(walker, c, shape, dtype) for c in arrays] or [
-        stored(walker, cases[0], shape, dtype)
-    ]
-    data = full[-1]
-    found = temporary(walker, shape, dtype, layout=data.layout)
-    mask = laid(walker, mask, data.layout)
-    for k, dst in enumerate(found.pieces):
-        src = data.pieces[k]
-        if len(full) == 1:
-            issue(walker, "select_reduce", dst, mask.pieces[k], src, 0.0, engine="vector")
-            continue
-        first = laid(walker, full[0], data.layout).pieces[k]
-        if first.dtype != dst.dtype:
-            issue(walker, "select_reduce", dst, mask.pieces[k], src, 0.0, engine="vector")
-            issue(walker, "tensor_copy", dst, first, engine="vector")
-            continue
-        issue(walker, "tensor_copy", dst, src, engine="vector")
-        issue(walker, "tensor_copy_predicated", dst, first, mask.pieces[k])
-    return [found]
-
-
-def _masked(walker: Walker, data: Array, times: int, shape: Sequence[int], dtype: Any) -> Array:
-    data = evacuated(walker, data)
-    found = temporary(walker, shape, dtype, layout=data.layout)
-    for dst, src in zip(found.pieces, data.pieces):
-        for time in range(times):
-            issue(
-                walker, "affine_select", dst, dst if time else src, pattern=[[1, dst.free_size]],
-                channel_multiplier=1, on_false_value=0.0, cmp_op="greater_equal",
-            )  # fmt: skip
-    return found
-
-
-def clamp(walker: Walker, scope: Scope, equation: Any, args: list[Any]) -> list[Any]:
-    """Both bounds in one instruction, where they are numbers."""
-    low, value, high = args
-    (var,) = equation.outvars
-    value = stored(walker, value, var.aval.shape, var.aval.dtype)
-    found = temporary(walker, var.aval.shape, var.aval.dtype, layout=value.layout)
-    bounds = [v if isinstance(v, (int, float)) else 0.0 for v in map(_number, (low, high))]
-    for dst, src in zip(found.pieces, value.pieces):
-        issue(
-            walker, "tensor_scalar", dst, src, *bounds, op0="maximum", op1="minimum",
-            engine="vector",
-        )  # fmt: skip
-    return [found]
-
-
-_ = (Ref,)

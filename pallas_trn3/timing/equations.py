@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -9,12 +10,12 @@ import jax
 from jax._src import core as jax_core
 
 from jax_trn3 import isa
-from jax_trn3.isa import Semaphore
+from jax_trn3.isa import Semaphore, as_index
 
 from ..instruction import Operands
 from . import values
 from .refs import At, Ref, keys_of
-from .scalars import UNKNOWN, AtLeastZero, Both, as_index, is_integer, plain
+from .scalars import UNKNOWN, AtLeastZero, Both, is_integer, plain
 from .survey import parts, transfer
 from .walk import Scope, Walker
 
@@ -179,7 +180,7 @@ def _cond(walker: Walker, scope: Scope, equation: Any, args: list[Any]) -> Seque
     taken = []
     for branch in branches:
         walker.state = dict(state)
-        nodes, results = walker.aside(lambda branch=branch: walker.closed(branch, inputs))
+        nodes, results = walker.aside(functools.partial(walker.closed, branch, inputs))
         taken.append((walker.weight(nodes), nodes, results))
     _, nodes, results = max(taken, key=lambda t: t[0])
     walker.nodes += nodes
@@ -329,7 +330,7 @@ def _iterations(condition: Any, inputs: list[Any], steps: list[int | None], aske
     moves = [0 if isinstance(x, jax_core.Literal) else growth.get(x, 0) for x in (low, high)]
     if None in moves or not all(is_integer(e) for e in ends):
         return None
-    nearer = moves[0] - moves[1]  # type: ignore[operator]
+    nearer = moves[0] - moves[1]
     apart = as_index(ends[1]) - ends[0]
     if nearer == 1:
         return plain(apart)

@@ -9,9 +9,9 @@ from typing import Any
 from jax_trn3.isa import Access
 
 from .arrays import Array, fill, layout_of, temporary
-from .elementwise import laid, stored
 from .emission import copy, evacuated, moved, passes
 from .scalars import UNKNOWN
+from .views import laid, stored
 from .walk import Scope, Walker
 
 _STARTS = (0, 32, 64, 96)

@@ -18,9 +18,9 @@ from jax_trn3.isa import Access
 from jax_trn3.isa.dtypes import FLOATS
 
 from .arrays import Array, temporary
-from .elementwise import stored
 from .emission import copy, evacuated, issue, moved, passes
 from .refs import PARTITIONS, Ref, keys_of, matrix, row_pieces
+from .views import stored
 from .walk import Scope, Walker
 
 COLUMNS = 512
@@ -140,7 +140,7 @@ def _turned(walker: Walker, value: Array) -> list[Access]:
 def _columns_of(piece: Access, first: int, count: int) -> Access:
     if len(piece.size) == 2:
         return piece[:, first : first + count]
-    return piece if piece.free_size == count else piece[..., :count] if 0 else piece
+    return piece
 
 
 def _turn(walker: Walker, dst: Access, src: Access) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -12,9 +11,9 @@ import jax.numpy as jnp
 from jax_trn3.isa import Access, Instruction
 
 from .arrays import Array, fill, layout_of, temporary
-from .elementwise import stored
 from .emission import built, evacuated, issue, passes
 from .scalars import UNKNOWN
+from .views import stored
 from .walk import Scope, Walker
 
 REDUCTIONS = {
@@ -80,7 +79,7 @@ def _with_function(walker: Walker, value: Array, number: int, dst: Access) -> bo
             continue
         if node["dst"] != piece or node.get("reduce_res") is not None:
             continue
-        operands = dict(node.operands)
+        operands: dict[str, Any] = dict(node.operands)
         params = {k: v for k, v in node.params if k != "reduce_cmd"}
         made = built(
             walker, "activation", piece, operands.pop("data"),
@@ -175,6 +174,3 @@ def _searched(walker: Walker, value: Array, shape: Sequence[int]) -> Array:
         issue(walker, "nc_find_index8", place, src, best)
     first = [place[:, 0:1] for place in places.pieces]
     return Array(tuple(shape), jnp.int32, first)
-
-
-_ = math

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -216,7 +216,7 @@ def laid_out(ref: Ref) -> None:
         slots = math.prod(n // p for n, p in zip(shape, ref.pieces)) if ref.written else 1
         ref.tile = Tile(ref.name, "hbm", shape or (1,), dtype, slots, given=ref.given)
         return
-    memory = "psum" if ref.memory == "psum" else "sbuf"
+    memory: Literal["sbuf", "psum"] = "psum" if ref.memory == "psum" else "sbuf"
     size: tuple[int, ...]
     if ref.rows:
         rows, columns = matrix(shape[:-3:-1] if ref.transposed else shape)
@@ -369,10 +369,9 @@ def row_pieces(ref: Ref, keys: Sequence[Key]) -> list[Access]:
     firsts = [key.index if isinstance(key, At) else key.start for key in keys]
     base = ref.turn * chunks
     if ref.transposed:
-        rows = ref.shape[-1]
-        high = [min(PARTITIONS, rows - k * PARTITIONS) for k in range(chunks)]
-        size = tile.shape[1]
-        return [Access(tile, base + k, 1, (0, 0), (h, size), (1, 1)) for k, h in enumerate(high)]
+        last, wide = ref.shape[-1], tile.shape[1]
+        tall = [min(PARTITIONS, last - k * PARTITIONS) for k in range(chunks)]
+        return [Access(tile, base + k, 1, (0, 0), (h, wide), (1, 1)) for k, h in enumerate(tall)]
     if len(shape) < 2:
         return [_vector(tile, base, firsts, lengths)]
     rows, columns = matrix(lengths)
@@ -387,8 +386,8 @@ def row_pieces(ref: Ref, keys: Sequence[Key]) -> list[Access]:
     start = row.const % PARTITIONS
     terms = tuple((k, c // PARTITIONS) for k, c in row.terms if c % PARTITIONS == 0)
     slot = base + Index(chunk, terms)
-    last = keys[-1]
-    step = last.step if isinstance(last, Span) else 1
+    along = keys[-1]
+    step = along.step if isinstance(along, Span) else 1
     found = []
     while rows > 0:
         high = min(rows, tile.shape[0] - start)

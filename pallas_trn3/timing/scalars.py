@@ -317,7 +317,8 @@ def _divided(a: Any, b: Any) -> Any:
 
 _PYTHON: dict[str, Callable[..., Any]] = {
     "add": operator.add, "sub": operator.sub, "mul": operator.mul, "div": _divided,
-    "rem": lambda a, b: type(a)(math.fmod(a, b)), "max": max, "min": min, "neg": operator.neg, "abs": abs,
+    "rem": lambda a, b: type(a)(math.fmod(a, b)),
+    "max": max, "min": min, "neg": operator.neg, "abs": abs,
     "sign": lambda a: (a > 0) - (a < 0), "eq": operator.eq, "ne": operator.ne,
     "lt": operator.lt, "le": operator.le, "gt": operator.gt, "ge": operator.ge,
     "pow": operator.pow, "integer_pow": operator.pow, "exp": math.exp, "log": math.log,

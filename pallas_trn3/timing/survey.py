@@ -94,8 +94,8 @@ def _walk(jaxpr: Any, env: dict[Any, Ref], found: Names, pairs: list[tuple[Ref, 
             continue
         if name == "trn3_collective":
             target, source = jax.tree.unflatten(equation.params["tree"], values)
-            _note(*target, True, "dma")
-            _note(*source, False, "dma")
+            _note(target[0], target[1], True, "dma")
+            _note(source[0], source[1], False, "dma")
             continue
         if name == "run_scoped":
             inner = _inner(equation.params["jaxpr"])

@@ -11,12 +11,12 @@ import jax
 from jax_trn3 import isa
 from jax_trn3.isa import Access, Semaphore
 
-from . import elementwise, movement, products, reductions
+from . import choices, elementwise, movement, products, reductions
 from .arrays import Array, fill, temporary, whole
-from .elementwise import stored
-from .emission import copy, issue, legal, moved, passes, redirected
+from .emission import copy, evacuated, issue, legal, moved, passes, redirected
 from .refs import Ref, row_pieces
 from .scalars import UNKNOWN
+from .views import laid, stored
 from .walk import Scope, Walker
 
 _QUEUE = "dma:sync"
@@ -31,9 +31,9 @@ _RULES: dict[str, Rule] = {
     **dict.fromkeys(("slice", "dynamic_slice"), movement.cut),
     **dict.fromkeys(("dynamic_update_slice", "pad"), movement.update),
     **dict.fromkeys(("broadcast_in_dim", "broadcast_to"), movement.broadcast),
-    "convert_element_type": elementwise.cast,
-    "select_n": elementwise.select,
-    "clamp": elementwise.clamp,
+    "convert_element_type": choices.cast,
+    "select_n": choices.select,
+    "clamp": choices.clamp,
     "concatenate": movement.concatenate,
     "roll": movement.roll,
     "iota": movement.iota,
@@ -84,7 +84,7 @@ def _masked_load(walker: Walker, scope: Scope, eqn: Any, args: list[Any]) -> lis
     if not isinstance(mask, Array) or not isinstance(found, Array) or beside is None:
         return [found]
     out = temporary(walker, found.shape, found.dtype, layout=found.layout)
-    mask = elementwise.laid(walker, stored(walker, mask), found.layout)
+    mask = laid(walker, stored(walker, mask), found.layout)
     for dst, src, chosen in zip(out.pieces, found.pieces, mask.pieces):
         issue(walker, "select_reduce", dst, chosen, src, 0.0, engine="vector")
     return [out]
@@ -170,7 +170,7 @@ def store(
     if ref.memory == "hbm":
         walker.assume(f"{ref.name} lies in HBM and is written as a value: it is stored after")
         source = stored(walker, value, shape, dtype)
-        for src in elementwise.evacuated(walker, source).pieces:
+        for src in evacuated(walker, source).pieces:
             transfer(walker, _same_elements(walker.access(ref, transforms), src), src, _QUEUE)
         return
     overwritten(walker, ref)
@@ -361,5 +361,5 @@ def operand(walker: Walker, spec: Any, name: str, value: Any, aval: Any) -> Any:
         value = fill(value, aval.shape or (1, 1), aval.dtype)
     found = stored(walker, value)
     if "psum" not in known.memories:
-        found = elementwise.evacuated(walker, found)
+        found = evacuated(walker, found)
     return whole(found)
