@@ -34,3 +34,5 @@ from .moe import expert_matmul as expert_matmul
 from .moe import expert_matmul_reference as expert_matmul_reference
 from .moe import route as route
 from .moe import route_reference as route_reference
+from .gather_matmul import all_gather_matmul as all_gather_matmul
+from .gather_matmul import all_gather_matmul_reference as all_gather_matmul_reference

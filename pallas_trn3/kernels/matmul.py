@@ -24,7 +24,7 @@ from jax_trn3.numerics import SCALE_DTYPE, MXArray, element_format
 from .catalogue import CATALOGUE, Entry
 from .loops import pieces, tiled, turn
 from .matmul_mx import MX_FORMATS, mx_matmul, mx_matmul_reference
-from .results import copied_out
+from .results import alike, copied_out, result
 
 Precision = Literal["default", "mxfp8", "mxfp8_e5m2"]
 
@@ -77,6 +77,7 @@ def matmul(
         )
     if precision not in ("default", *MX_FORMATS):
         raise ValueError(f"precision={precision!r}; allowed: default, {', '.join(MX_FORMATS)}")
+    x, y = alike(x, y)
     if precision in MX_FORMATS or isinstance(x, MXArray) or isinstance(y, MXArray):
         dtype = jnp.dtype(preferred_element_type or jnp.bfloat16)
         return mx_matmul(x, y, MX_FORMATS.get(precision), dtype, scale_rule)
@@ -203,7 +204,7 @@ def products(
     staged = [pltrn.SBUF((_GROUP, ROWS, columns), part.dtype) for part in added]
     (outs,) = pl.pallas_call(
         functools.partial(_kernel, cut=cut),
-        out_shape=([jax.ShapeDtypeStruct((m, n), dtype) for n in widths],),
+        out_shape=([result(x, (m, n), dtype) for n in widths],),
         in_specs=[hbm, [hbm for _ in ys], [hbm for _ in added]],
         out_specs=([hbm for _ in ys],),
         scratch_shapes=[

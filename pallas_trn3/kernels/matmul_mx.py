@@ -25,7 +25,7 @@ from jax_trn3.numerics.hardware_layout import QUADRANT, QUADRANT_SCALES, SLOTS
 from jax_trn3.ops import mx_dot_general
 
 from .loops import loaded_ahead, pieces, tiled, turn
-from .results import copied_out
+from .results import copied_out, result
 
 MX_FORMATS = {"mxfp8": "float8_e4m3fn", "mxfp8_e5m2": "float8_e5m2"}
 """Formats in which VectorE quantizes, by the name of the precision."""
@@ -256,7 +256,7 @@ def _product(x: Any, y: Any, format: str | None, dtype: Any, scale_rule: str) ->
     hbm = pl.BlockSpec(memory_space=pltrn.HBM)
     out = pl.pallas_call(
         functools.partial(_kernel, cut=cut),
-        out_shape=jax.ShapeDtypeStruct((m + even, n), dtype),
+        out_shape=result(left[0], (m + even, n), dtype),
         in_specs=[tuple(hbm for _ in left), tuple(hbm for _ in right)],
         out_specs=hbm,
         scratch_shapes=scratch,

@@ -16,7 +16,7 @@ import pallas_trn3 as pltrn
 
 from .catalogue import CATALOGUE, Entry
 from .loops import pieces, tiled, turn
-from .results import copied_out
+from .results import alike, copied_out, result
 
 _SIDE, _COLUMNS = 128, 512
 _EIGHT = 8
@@ -79,7 +79,7 @@ def _route(logits: jax.Array, k: int, normalize: bool) -> tuple[jax.Array, jax.A
     rows = min(tokens, _SIDE)
     gates, places = pl.pallas_call(
         functools.partial(_route_kernel, shape=(tokens, experts), k=k, normalize=normalize),
-        out_shape=[jax.ShapeDtypeStruct((tokens, _EIGHT), t) for t in (jnp.float32, jnp.uint32)],
+        out_shape=[result(logits, (tokens, _EIGHT), t) for t in (jnp.float32, jnp.uint32)],
         in_specs=[hbm],
         out_specs=[hbm, hbm],
         scratch_shapes=[
@@ -182,7 +182,8 @@ def expert_matmul(
         raise TypeError(
             f"lhs is {lhs.dtype} and rhs {rhs.dtype}; both are bfloat16, float16 or float32"
         )
-    return _expert_matmul(lhs, rhs, group_sizes, jnp.dtype(preferred_element_type or lhs.dtype))
+    dtype = jnp.dtype(preferred_element_type or lhs.dtype)
+    return _expert_matmul(*alike(lhs, rhs, group_sizes), dtype)
 
 
 def expert_matmul_reference(
@@ -266,7 +267,7 @@ def _products(
     tiles, columns = -(-cut.k // _SIDE), min(cut.n, _COLUMNS)
     return pl.pallas_call(
         functools.partial(_experts_kernel, cut=cut),
-        out_shape=jax.ShapeDtypeStruct((x.shape[0], cut.n), dtype),
+        out_shape=result(x, (x.shape[0], cut.n), dtype),
         grid_spec=pltpu.PrefetchScalarGridSpec(
             num_scalar_prefetch=1,
             grid=(),

@@ -12,6 +12,7 @@ from jax_trn3.numerics import MXArray
 
 from .catalogue import CATALOGUE, Entry
 from .matmul import Precision, longest, matmul, matmul_reference, products
+from .results import alike
 
 
 def qkv_projection(
@@ -44,8 +45,9 @@ def qkv_projection(
             matmul(x, w, precision=precision, preferred_element_type=preferred_element_type)
             for w in weights
         )
+    x, *weights = alike(x, *weights)
     flat = x.reshape(-1, x.shape[-1])
-    found = _together(flat, weights, jnp.dtype(preferred_element_type or x.dtype))
+    found = _together(flat, tuple(weights), jnp.dtype(preferred_element_type or x.dtype))
     return tuple(p.reshape(*x.shape[:-1], p.shape[1]) for p in found)  # type: ignore[return-value]
 
 
@@ -114,6 +116,7 @@ def output_projection(attended: jax.Array, weight: jax.Array, residual: jax.Arra
     dtype = jnp.result_type(attended, weight)
     if dtype.name not in ("bfloat16", "float16", "float32"):
         raise TypeError(f"attended and weight make {dtype}; allowed: bfloat16, float16, float32")
+    attended, weight, residual = alike(attended, weight, residual)
     flat = attended.reshape(-1, attended.shape[-1]).astype(dtype)
     term = residual.reshape(-1, residual.shape[-1])
     return _added(flat, weight.astype(dtype), term).reshape(residual.shape)

@@ -21,7 +21,7 @@ import pallas_trn3 as pltrn
 from .catalogue import CATALOGUE, Entry
 from .loops import pieces, tiled, turn
 from .matmul import matmul
-from .results import copied_out
+from .results import alike, copied_out, result
 
 _SIDE, _COLUMNS = 128, 512
 """Partitions, and float32 in a bank of PSUM."""
@@ -61,6 +61,7 @@ def swiglu(x: jax.Array, gate: jax.Array, up: jax.Array, down: jax.Array) -> jax
             f"x {x.shape}, gate {gate.shape}, up {up.shape}, down {down.shape}; they are "
             "[..., S, D], [D, F], [D, F], [F, E]"
         )
+    x, gate, up, down = alike(x, gate, up, down)
     flat = x.reshape(-1, x.shape[-1])
     return _swiglu(flat, gate, up, down).reshape(*x.shape[:-1], down.shape[1])
 
@@ -92,7 +93,7 @@ def _swiglu(x: jax.Array, gate: jax.Array, up: jax.Array, down: jax.Array) -> ja
     width, columns = min(_FEATURES, f), min(_COLUMNS, e)
     return pl.pallas_call(
         functools.partial(_kernel, cut=cut),
-        out_shape=jax.ShapeDtypeStruct((m, e), x.dtype),
+        out_shape=result(x, (m, e), x.dtype),
         in_specs=[hbm] * 4,
         out_specs=hbm,
         scratch_shapes=[

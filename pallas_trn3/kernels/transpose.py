@@ -10,18 +10,18 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 
 import pallas_trn3 as pltrn
-from jax_trn3.isa.dtypes import PLAIN
+from jax_trn3.isa.dtypes import FP8, PLAIN, as_bits, from_bits
 
 from .catalogue import CATALOGUE, Entry
 from .loops import pieces, tiled, turn
-from .results import copied_out
+from .results import copied_out, result
 
 Engine = Literal["tensor", "dma"]
 
 _SIDE, _LENGTH = 128, 512
 """Of what the tensor engine transposes at once, and of what is moved at once."""
 
-_MOVED = ("bfloat16", "float16", "float32")
+_ON_TENSOR = ("bfloat16", "float16", "float32")
 """Types that the tensor engine transposes into the same type."""
 
 
@@ -41,7 +41,7 @@ def transpose(x: jax.Array, *, engine: Engine = "dma") -> jax.Array:
     """
     if x.ndim != 2 or 0 in x.shape:
         raise ValueError(f"x has the shape {x.shape}; a transpose takes [M, N], sizes >= 1")
-    allowed = {"tensor": _MOVED, "dma": PLAIN}
+    allowed = {"tensor": _ON_TENSOR, "dma": PLAIN}
     if engine not in allowed:
         raise ValueError(f"engine={engine!r}; allowed: tensor, dma")
     if x.dtype.name.replace("bool", "bool_") not in allowed[engine]:
@@ -57,6 +57,12 @@ def transpose_reference(x: jax.Array, *, engine: Engine = "dma") -> jax.Array:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 def _transpose(x: jax.Array, engine: Engine) -> jax.Array:
+    if x.dtype.name in FP8:  # XLA:CPU moves them by way of wider floats, which changes NaNs
+        return from_bits(_moved(as_bits(x), engine), x.dtype)
+    return _moved(x, engine)
+
+
+def _moved(x: jax.Array, engine: Engine) -> jax.Array:
     m, n = x.shape
     rows, columns = min(m, _LENGTH), min(n, _LENGTH)
     scratch = [pltrn.SBUF((2, _LENGTH // _SIDE, min(n, _SIDE), rows), x.dtype)]
@@ -68,7 +74,7 @@ def _transpose(x: jax.Array, engine: Engine) -> jax.Array:
     kernel = _by_tensor_engine if engine == "tensor" else _by_dma
     return pl.pallas_call(
         functools.partial(kernel, m=m, n=n),
-        out_shape=jax.ShapeDtypeStruct((n, m), x.dtype),
+        out_shape=result(x, (n, m), x.dtype),
         in_specs=[pl.BlockSpec(memory_space=pltrn.HBM)],
         out_specs=pl.BlockSpec(memory_space=pltrn.HBM),
         scratch_shapes=scratch,
