@@ -16,7 +16,7 @@ from jax import lax
 from jax.experimental import pallas as pl
 
 import pallas_trn3 as pltrn
-from jax_trn3 import MXArray
+from jax_trn3.numerics import MXArray
 from jax_trn3.numerics import element_format
 
 from .catalogue import CATALOGUE, Entry
