@@ -7,6 +7,8 @@ from .adamw import adamw as adamw
 from .adamw import adamw_reference as adamw_reference
 from .catalogue import CATALOGUE as CATALOGUE
 from .catalogue import Entry as Entry
+from .flash_attention import flash_attention as flash_attention
+from .flash_attention import flash_attention_reference as flash_attention_reference
 from .matmul import matmul as matmul
 from .matmul import matmul_reference as matmul_reference
 from .norms import layernorm as layernorm

@@ -20,8 +20,9 @@ from jax import lax
 from jax.experimental import pallas as pl
 
 import pallas_trn3 as pltrn
-from jax_trn3.hardware import TRAINIUM3, Chip
+from jax_trn3.hardware import TRAINIUM2, TRAINIUM3, Chip
 
+from .catalogue import CATALOGUE, Entry
 from .flash_kernel import FP32_MIN, ROWS, TILE, Choices, Sizes, Stages, Step, scratch
 from .flash_pipeline import Repeat, Run, pipeline
 
@@ -38,7 +39,10 @@ def choices_for(chip: Chip, causal: bool = False) -> Choices:
     if chip.core.generation >= 4:
         best = Choices()
     else:
-        best = Choices(moved_by_scalar=0, turned_by_dma=6, exponentials="scalar", raised=512)
+        best = Choices(
+            moved_by_scalar=0, turned_by_dma=6, exponentials="scalar", bank=1024, move=1024,
+            raised=512,
+        )  # fmt: skip
     return replace(best, section=1024) if causal else best
 
 
@@ -65,20 +69,24 @@ def forward(
     choices = choices_for(chip, causal and window is None) if choices is None else choices
     if causal and keys > queries:
         k, v, keys = k[:, :, :queries], v[:, :, :queries], queries
-    plan = _plan(queries, keys, causal, window, choices)
     depth = -(-features // ROWS)
     features += -features % depth
-    sizes = Sizes(
-        plan.groups, plan.widest, features, width, q.dtype, scale, residuals,
-        int(chip.core.generation),
-    )  # fmt: skip
+
+    def planned(choices: Choices, most: int) -> tuple[Choices, _Plan, Sizes, dict[str, Any]]:
+        plan = _plan(queries, keys, causal, window, choices, most)
+        sizes = Sizes(
+            plan.groups, plan.widest, features, width, q.dtype, scale, residuals,
+            int(chip.core.generation),
+        )  # fmt: skip
+        return choices, plan, sizes, scratch(sizes, choices, plan.slots, plan.held)
+
+    choices, plan, sizes, tiles = _fitting(planned, choices, chip)
     rows = plan.blocks * plan.groups * ROWS
     q = _padded(q, rows, 0, features).reshape(batch * heads, rows, features)
     front = plan.front
     k = _padded(k, plan.keys, front, features).reshape(batch * kv_heads, plan.keys, features)
     v = _padded(v, plan.keys, front, width).reshape(batch * kv_heads, plan.keys, width)
     group = heads // kv_heads
-    tiles = scratch(sizes, choices, plan.slots, plan.held)
     shapes = [jax.ShapeDtypeStruct((batch * heads, rows, width), q.dtype)]
     if residuals:
         shapes.append(jax.ShapeDtypeStruct((batch * heads, rows, 2), jnp.float32))
@@ -140,6 +148,30 @@ def forward(
     if not residuals:
         return out, None
     return out, results[1].reshape(batch, heads, rows, 2)[:, :, :queries]
+
+
+def _fitting(planned: Callable[..., Any], choices: Choices, chip: Chip) -> Any:
+    """The plan with as long sections, and then as many queries at a time, as SBUF has room for."""
+    most = GROUPS
+    while True:
+        found = planned(choices, most)
+        needed = sum(_partition_bytes(tile) for tile in found[-1].values())
+        if needed <= chip.core.sbuf_usable_partition_bytes or most <= 4:
+            return found
+        if choices.section > 1024:
+            choices = replace(choices, section=choices.section // 2 // TILE * TILE)
+        else:
+            most //= 2
+
+
+def _partition_bytes(tile: Any) -> int:
+    """Of SBUF; none of a tile in PSUM."""
+    if tile.memory_space.name != "sbuf":
+        return 0
+    slots, _, *free = tile.inner_aval.shape
+    if len(tile.inner_aval.shape) == 4 and tile.inner_aval.shape[1] != ROWS:  # q, k: parts of H
+        slots, free = slots * tile.inner_aval.shape[1], free[1:]
+    return int(slots * math.prod(free) * tile.inner_aval.dtype.itemsize)
 
 
 def _padded(x: jax.Array, rows: int, front: int, features: int) -> jax.Array:
@@ -265,21 +297,22 @@ def _tiles(start: int, stop: int, masked: Callable[[int, int], bool]) -> tuple[A
 
 
 def _plan(
-    queries: int, keys: int, causal: bool, window: tuple[int, int] | None, choices: Choices
-) -> _Plan:
+    queries: int, keys: int, causal: bool, window: tuple[int, int] | None, choices: Choices,
+    most: int,
+) -> _Plan:  # fmt: skip
     if window is not None:
         left, right = window[0], 0 if causal else window[1]
-        return _Band(queries, keys, left, right, choices)
+        return _Band(queries, keys, left, right, choices, most)
     if causal:
         return _Causal(queries, keys, choices)
-    return _Full(queries, keys, choices)
+    return _Full(queries, keys, choices, most)
 
 
 class _Full(_Plan):
     """All queries see all keys."""
 
-    def __init__(self, queries: int, keys: int, choices: Choices) -> None:
-        self.blocks, self.groups = _blocks(queries, GROUPS)
+    def __init__(self, queries: int, keys: int, choices: Choices, most: int) -> None:
+        self.blocks, self.groups = _blocks(queries, most)
         self.real = keys
         self.keys = math.ceil(keys / ROWS) * ROWS
         self.held = self.widest = min(choices.section, self.keys)
@@ -393,12 +426,14 @@ class _Band(_Plan):
 
     masks, same_masks, slots = True, False, 1
 
-    def __init__(self, queries: int, keys: int, left: int, right: int, choices: Choices) -> None:
+    def __init__(
+        self, queries: int, keys: int, left: int, right: int, choices: Choices, most: int
+    ) -> None:
         self.left, self.right, self.real = left, right, keys
         self.front = math.ceil(left / ROWS) * ROWS
         behind = max(0, math.ceil(right / ROWS)) * ROWS
         self.band = self.front + ROWS + behind
-        self.blocks, self.groups = _blocks(queries, GROUPS)
+        self.blocks, self.groups = _blocks(queries, most)
         if self.band > choices.section:
             self.groups = _apart(self.groups)
         self.held = self.groups * ROWS + self.band - ROWS
@@ -477,8 +512,8 @@ def flash_attention(
     **Returns:** [B, T, N, HV] in q's dtype. Products are of q's dtype, summed in float32; the
     probabilities are rounded to q's dtype before they meet the values.
 
-    **Raises:** `TypeError` for other dtypes; `ValueError` for shapes that do not match, for features
-    or values of more than 512, and for a window in which some query sees no key.
+    **Raises:** `TypeError` for other dtypes; `ValueError` for shapes that do not match, features or
+    values of more than 512, a window in which some query sees no key.
     """
     _check(q, k, v)
     scale = 1 / math.sqrt(q.shape[-1]) if scale is None else float(scale)
@@ -576,3 +611,18 @@ def _check_window(window: tuple[int, int], queries: int, keys: int) -> None:
             f"window={window}: of {queries} queries the last see none of {keys} keys; "
             "jax_trn3.dot_product_attention averages all values for these"
         )
+
+
+def _entries() -> None:
+    """The story's shape: 4096 tokens, 8 heads of queries on 2 of keys, 128 features."""
+    queries, keys = (jax.ShapeDtypeStruct((1, 4096, n, 128), jnp.bfloat16) for n in (8, 2))
+    for name, chip in (("trn2", TRAINIUM2), ("trn3", TRAINIUM3)):
+        for what, options in {
+            "": {}, ", causal": {"causal": True}, ", window 1024": {"causal": True, "window": 1024},
+        }.items():  # fmt: skip
+            function = functools.partial(flash_attention, chip=chip, **options)
+            entry = Entry(function, (queries, keys, keys), chips=(name,))  # type: ignore[arg-type]
+            CATALOGUE[f"flash attention 4096 x 4096, 8 heads{what}, for {name}"] = entry
+
+
+_entries()

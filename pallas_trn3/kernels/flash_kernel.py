@@ -1,7 +1,7 @@
 """The flash kernel: groups of 128 queries against sections of keys, in a pipeline of four stages.
 
-1. Scores: products of queries and keys into PSUM, and out of it, scaled, with their maxima, in a few
-   large moves that VectorE and ScalarE share.
+1. Scores: products of queries and keys into PSUM, and out of it, scaled, with their maxima, in
+   a few large moves that VectorE and ScalarE share.
 2. Exponentials of a whole section less the maximum so far, their sums on the way.
 3. Probabilities transposed, by TensorE into PSUM (on NeuronCore-v4 behind its products) and from
    there in large moves, or by the DMA engines.
@@ -140,11 +140,14 @@ def scratch(sizes: Sizes, choices: Choices, slots: int, keys: int) -> dict[str, 
     chunks, depth = section // ROWS, -(-sizes.features // ROWS)
     width = sizes.value_features
     f32 = jnp.float32
+    # What transposes and products leave of PSUM.
+    left = 16384 - 2 * 4 * ROWS * jnp.dtype(dtype).itemsize - 2 * max(512, 4 * width)
+    banks = left // (4 * choices.bank)
     return {
         "q": pltrn.SBUF((groups, depth, sizes.features // depth, ROWS), dtype),
         "k": pltrn.SBUF((slots, depth, sizes.features // depth, keys), dtype),
         "v": pltrn.SBUF((slots, keys // ROWS, ROWS, width), dtype),
-        "scores": pltrn.PSUM((13 * 256 // choices.bank, ROWS, choices.bank), f32),
+        "scores": pltrn.PSUM((banks, ROWS, choices.bank), f32),
         "scaled": pltrn.SBUF((2, ROWS, section), f32),
         "maxima": pltrn.SBUF((2, ROWS, 2 * section // ROWS), f32),
         "p": pltrn.SBUF((2, ROWS, 1, chunks, ROWS), dtype),
@@ -349,14 +352,14 @@ class Stages:
 
     def summed(self, step: Step) -> None:
         """Sums so far, rescaled."""
-        parity, l = lax.rem(step.group, 2), self.t.l.at[step.group]
+        parity, before = lax.rem(step.group, 2), self.t.l.at[step.group]
         count = -(-step.keys // self.choices.raised)
-        total = l if step.first else self.t.total.at[parity]
+        total = before if step.first else self.t.total.at[parity]
         parts = self.t.parts.at[parity, :, pl.ds(0, count)]
         pltrn.tensor_reduce(total, parts, op="add", axis=1)
         if not step.first:
             alpha = self.t.alpha.at[step.group]
-            pltrn.scalar_tensor_tensor(l, l, alpha, total, op0="multiply", op1="add")
+            pltrn.scalar_tensor_tensor(before, before, alpha, total, op0="multiply", op1="add")
 
     # Stage 3.
 
