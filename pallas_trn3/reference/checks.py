@@ -344,12 +344,12 @@ class Checks:
         results = instruction.apply(plain)
         if not any(type(x) is Partly for x in flat):
             return results
-        (reads, previous), state, accumulate = plain
-        closed = jax.make_jaxpr(instruction.function)(reads, previous, state, accumulate)
-        inputs = jax.tree.leaves(given, is_leaf=lambda x: type(x) is Partly)
+        program, used = instruction.followed(plain)
+        if not any(type(x) is Partly and k in used for k, x in enumerate(flat)):
+            return results
         self.within = instruction.equation
-        jaxpr, consts = getattr(closed, "jaxpr", closed), closed.consts
-        followed = _finished(machine.run(jaxpr, consts, inputs))
+        jaxpr, consts = program
+        followed = _finished(machine.run(jaxpr, consts, flat))
         self.within = None
         values, out = jax.tree.flatten(results)
         return jax.tree.unflatten(

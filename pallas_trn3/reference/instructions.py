@@ -11,6 +11,7 @@ import numpy as np
 from jax_trn3 import isa
 
 from ..instruction import Operands
+from ..kernel import needed
 from ..meaning import meaning
 from .machine import Machine, Rule, rule
 from .references import load, store
@@ -42,6 +43,7 @@ class Issued:
         self.state = None if marked.state is None else marked.state.number
         self.accumulate = None if marked.accumulate is None else marked.accumulate.number
         self.function: Any = None
+        self.traced: Any = None
         self.legal: set[Any] = set()
         """Dynamic starts that were found legal."""
 
@@ -94,6 +96,22 @@ class Issued:
         """The instruction on values."""
         (reads, previous), state, accumulate = given
         return self.function(reads, previous, state, accumulate)
+
+    def followed(self, given: list[Any]) -> Any:
+        """The meaning as a program, to follow undefined values through it: program, constants, and
+        numbers of the inputs that it uses."""
+        if self.traced is None:
+            (reads, previous), state, accumulate = given
+            closed = jax.make_jaxpr(self.function)(reads, previous, state, accumulate)
+            program = getattr(closed, "jaxpr", closed), closed.consts
+            (call,) = program[0].eqns
+            inner = call.params["jaxpr"]
+            inside = needed(getattr(inner, "jaxpr", inner))
+            arguments = {v: k for k, v in enumerate(program[0].invars)}
+            places = zip(getattr(inner, "jaxpr", inner).invars, call.invars)
+            used = {arguments[outer] for v, outer in places if v in inside and outer in arguments}
+            self.traced = program, used
+        return self.traced
 
     def _split(self, arrays: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         """What is read, [partitions, ...] at least, and what lies under what is written."""

@@ -2,8 +2,7 @@
 
 An agent is whoever works through a list of its own: the kernel, the copies that it starts (one line
 and one semaphore are one agent), and under explicit synchronization each engine and queue. Only
-signals and waits order agents. The cost is
-linear in the number of accesses: an access is forgotten when everybody who may come has seen it.
+signals and waits order agents. An access is forgotten when everybody who may come knows of it.
 """
 
 from __future__ import annotations
@@ -58,27 +57,61 @@ class Order:
         self, ref: Storage, keys: Keys, write: bool, agent: str, equation: Any
     ) -> Access | None:
         """Notes an access; an earlier one that touches the same and is not known to be over."""
-        if ref.order is None:
-            if agent == KERNEL:
+        past = ref.order
+        if past is None:
+            if agent == KERNEL:  # whoever comes later knows what the kernel did
                 return None
-            ref.order = []
-        if not ref.order and agent == KERNEL:  # whoever comes later knows what the kernel did
-            return None
-        clock, known, here = self.clocks[agent], self.clocks[KERNEL], box(ref, keys)
-        kept = []
-        for past in ref.order:
-            ordered = clock.get(past.agent, 0) >= past.time
-            if (past.write or write) and not ordered and _overlap(past.box, here):
-                return past
-            seen = past.agent == agent and past.box == here and (write or not past.write)
-            covered = write and ordered and _inside(past.box, here)
-            # What the kernel has waited for is known to all that begin later.
-            if not (seen or covered or known.get(past.agent, 0) >= past.time):
-                kept.append(past)
+            past = ref.order = Past(len(ref.shape))
+        clock, known = self.clocks[agent], self.clocks[KERNEL]
+        here = box(ref, keys)
+        for place in past.touching(here):
+            there, accesses = past.boxes[place], past.accesses[place]
+            for key, access in list(accesses.items()):
+                ordered = clock.get(access.agent, 0) >= access.time
+                if not ordered and (write or access.write) and _overlap(there, here):
+                    return access
+                # What the kernel has waited for is known to all that begin later; what comes
+                # behind this write need not look for what came before it.
+                if known.get(access.agent, 0) >= access.time or (
+                    ordered and write and _inside(there, here)
+                ):
+                    del accesses[key]
         if agent != KERNEL:
-            kept.append(Access(agent, clock[agent], here, write, equation))
-        ref.order = kept
+            past.note(Access(agent, clock[agent], here, write, equation))
         return None
+
+
+class Past:
+    """Accesses to one tile, the last one of each agent to the same elements."""
+
+    def __init__(self, rank: int):
+        self.boxes: list[Box] = []
+        self.places: dict[Box, int] = {}
+        self.accesses: list[dict[tuple[str, bool], Access]] = []
+        self.ends = np.zeros((8, rank, 2), np.int64)
+        """First and last element of each box in each dimension."""
+
+    def touching(self, here: Box) -> Sequence[int]:
+        """Places of boxes that this one may touch."""
+        count = len(self.boxes)
+        if count <= 2 or not all(here):
+            return range(count)
+        ends = self.ends[:count]
+        low, high = np.array([(r[0], r[-1]) for r in here], np.int64).reshape(-1, 2).T
+        touched = ((ends[..., 0] <= high) & (ends[..., 1] >= low)).all(axis=1)
+        return [int(k) for k in np.flatnonzero(touched)]
+
+    def note(self, access: Access) -> None:
+        """Remembers one."""
+        place = self.places.get(access.box)
+        if place is None:
+            place = self.places[access.box] = len(self.boxes)
+            self.boxes.append(access.box)
+            self.accesses.append({})
+            if place == len(self.ends):
+                self.ends = np.concatenate([self.ends, np.zeros_like(self.ends)])
+            self.ends[place] = [(r[0], r[-1]) if r else (0, -1) for r in access.box]
+        self.accesses[place][access.agent, access.write] = access
 
 
 def join(clock: Clock, other: Clock) -> None:

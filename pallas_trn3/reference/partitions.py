@@ -32,7 +32,11 @@ def legal_starts(instruction: Any, inputs: Sequence[Any]) -> None:
 
 def _legal(instruction: Any, name: str, ref: Any, partitions: range) -> None:
     count, first = len(partitions), partitions[0]
+    (operand,) = (o for o in instruction.spec.operands if o.name == name)
     allowed = core().partition_starts(count)
+    if operand.quadrant_starts:  # scales of MX tiles, beside others'
+        quadrants = range(0, core().partitions, core().quadrant_partitions)
+        allowed = tuple(q + start for q in quadrants for start in operand.quadrant_starts)
     if first not in allowed:
         origin = origin_of(instruction.equation.source_info, instruction.name)
         raise isa.IllegalInstruction(

@@ -133,7 +133,7 @@ def _shadows(
         return [_chosen(inputs, shape)]
     if name in ("and", "or") and results[0].dtype == np.bool_:
         return [_decided(inputs, shape, decisive=name == "or")]
-    if name in _MOVED or name == "concatenate":
+    if name in _MOVED or name in ("concatenate", "stack"):
         return _moved(equation, inputs, undefined)
     if name == "bitcast_convert_type":
         return [_recast(_full(inputs[0]), shape)]
@@ -148,6 +148,9 @@ def _shadows(
         return [_running(_full(inputs[0]), params["axis"], params["reverse"])]
     if name == "dot_general":
         return [_contracted(_full(inputs[0]), _full(inputs[1]), params["dimension_numbers"])]
+    if name == "top_k":
+        line = _full(inputs[0]).max(axis=-1, keepdims=True)
+        return [np.broadcast_to(line, np.shape(r)) for r in results]
     if name == "sort":
         line = _most(held, shape).max(axis=params["dimension"], keepdims=True)
         return [np.broadcast_to(line, shape)] * len(results)
