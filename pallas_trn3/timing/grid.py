@@ -12,6 +12,8 @@ from typing import Any
 from jax_trn3.hardware import TRAINIUM3, Chip
 from jax_trn3.isa import Access, Index, Origin, Tile, as_index
 from jax_trn3.simulator import Program, Timeline, program, simulate
+from jax_trn3.simulator.allocation import replace_tiles
+from jax_trn3.simulator.liveness import operands
 
 from ..kernel import Block, Kernel
 from . import values
@@ -96,7 +98,7 @@ class _Build:
         """The kernel's program."""
         self.level(0)
         walker = self.walker
-        made = program(self.kernel.name, walker.nodes)
+        made = _beginning(program(self.kernel.name, walker.nodes))
         return TimedKernel(self.kernel, made, tuple(walker.assumptions))
 
     def level(self, level: int) -> None:
@@ -165,6 +167,22 @@ class _Build:
             pair = (near, far) if load else (far, near)
             values.transfer(walker, *pair, queue)
         walker.origin = origin
+
+
+def _beginning(made: Program) -> Program:
+    """The program, tiles that are not written as they are read holding something from the start."""
+    boxes: dict[Tile, tuple[set[Any], set[Any]]] = {}
+    for instruction in made.instructions():
+        for found, reads in operands(instruction):
+            if found.memory != "hbm" and not found.tile.given:
+                written, read = boxes.setdefault(found.tile, (set(), set()))
+                (read if reads else written).add((found.start, found.size, found.step))
+    fresh = {
+        tile: replace(tile, given=True)
+        for tile, (written, read) in boxes.items()
+        if not read <= written and not any(size == tile.shape for _, size, _ in written)
+    }
+    return replace_tiles(made, fresh) if fresh else made
 
 
 def _near(ref: Ref) -> list[Access]:

@@ -15,7 +15,7 @@ from .cost import Cost, ImpossiblePlan, Timed, time_group, total
 from .fusion import groups
 from .graph import Body, DeviceProgram, Mesh, Operation, Source
 from .group import Group
-from .rules import OPENED, RULES
+from .rules import AUTHORED, OPENED, RULES
 from .rules.collectives import is_collective, time_collective
 
 _SETTLED = 3
@@ -30,7 +30,7 @@ class Step:
     """"compute", "collective", "loop" or "branch"."""
 
     name: str
-    """The rule, the collective, "while" or "case"."""
+    """The rule, the kernel, the collective, "while" or "case"."""
 
     source: Source
     start_ps: int
@@ -222,7 +222,8 @@ def _assuming(said: str) -> Callable[[_Item], _Item]:
 
 def _compute(group: Group, machine: Machine) -> _Item:
     timed = time_group(group, machine.topology)
-    return _Item("compute", group.rule, group.source, timed.cost, *_ends(group), timed=timed)
+    name = timed.plan.program.name if group.rule in AUTHORED else group.rule
+    return _Item("compute", name, group.source, timed.cost, *_ends(group), timed=timed)
 
 
 def _loop(operation: Operation, machine: Machine) -> _Item:
