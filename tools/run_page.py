@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "trn3,cpu")  # JAX reads it when it is imported
+_WIDTH = "100"
 
 _BLOCK = re.compile(r"^```python\n(.*?)^```\n(?:\n*^```text\n(.*?)^```\n)?", re.M | re.S)
 
@@ -44,9 +45,22 @@ def blocks(page: Path) -> Iterator[Block]:
         line = text.count("\n", 0, found.start(1)) + 1
         # Empty lines before it give its own lines the numbers that they have on the page.
         program = compile("\n" * (line - 1) + code, str(page), "exec")
-        with contextlib.redirect_stdout(io.StringIO()) as out:
+        with contextlib.redirect_stdout(io.StringIO()) as out, _columns():
             exec(program, names)
         yield Block(line, code, shown, _plain(out.getvalue(), page))
+
+
+@contextlib.contextmanager
+def _columns() -> Iterator[None]:
+    """Tables are as wide as a page, whatever the terminal."""
+    before = os.environ.get("COLUMNS")
+    os.environ["COLUMNS"] = _WIDTH
+    try:
+        yield
+    finally:
+        del os.environ["COLUMNS"]
+        if before is not None:
+            os.environ["COLUMNS"] = before
 
 
 def written(page: Path) -> str:
