@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import jax
@@ -40,6 +40,10 @@ _STATIONARY_BYTES = 64 * 1024
 _MOVING_BYTES = 128 * 1024
 """Of a partition, for the columns of `y` that stay; the rest of SBUF (208 KiB on Trainium2) is for
 results."""
+
+_MOST_COLUMNS = 1024
+"""Of `y`, at once: rows of 2 KiB are nearly as fast as longer ones, and the first product waits
+for them."""
 
 _FLOATS = ("bfloat16", "float16", "float32", *FP8)
 
@@ -160,8 +164,16 @@ class _Cut:
     pairs: int
     """Values of K side by side in a partition (2 for float8)."""
 
+    rows: int
+    """Of a group."""
+
     columns: int
     """Of y, that stay in SBUF."""
+
+    @property
+    def wide(self) -> int:
+        """Columns of y that are multiplied at once: with a group's rows they make four results."""
+        return min(self.columns, _GROUP // -(-self.rows // ROWS) * COLUMNS)
 
     @property
     def depth(self) -> int:
@@ -173,16 +185,22 @@ class _Cut:
         """Along K."""
         return -(-self.k // self.depth)
 
-    @property
-    def rows(self) -> int:
-        """Of a group."""
-        return min(_GROUP * ROWS, self.m)
-
 
 def longest(dtype: Any) -> int:
-    """The longest K of one kernel: two groups of rows of `x` fit in SBUF."""
+    """The longest K of one kernel: two groups of 128 rows of `x` fit in SBUF."""
     pairs = 2 if dtype.name in FP8 else 1
-    return _STATIONARY_BYTES // (2 * _GROUP * ROWS * pairs * dtype.itemsize) * ROWS * pairs
+    return _STATIONARY_BYTES // (2 * ROWS * pairs * dtype.itemsize) * ROWS * pairs
+
+
+def _cut(m: int, k: int, widths: tuple[int, ...], dtype: Any) -> _Cut:
+    pairs = 2 if dtype.name in FP8 else 1
+    column_bytes = -(-k // (ROWS * pairs)) * pairs * dtype.itemsize
+    fitting = _STATIONARY_BYTES // (2 * column_bytes)
+    rows = min(m, ROWS * next(r for r in (4, 2, 1) if r * ROWS <= max(fitting, ROWS)))
+    most = max(COLUMNS, _MOVING_BYTES // column_bytes // COLUMNS * COLUMNS)
+    cut = _Cut(m, k, widths, pairs, rows, min(max(widths), most, _MOST_COLUMNS))
+    # Of one group of rows columns are used once: the next ones come as soon as they are.
+    return cut if m > rows else replace(cut, columns=cut.wide)
 
 
 def products(
@@ -195,9 +213,7 @@ def products(
         x = jnp.pad(x, ((0, 0), (0, odd)))
         ys = [jnp.pad(y, ((0, odd), (0, 0))) for y in ys]
     (m, k), widths = x.shape, tuple(y.shape[1] for y in ys)
-    column_bytes = -(-k // (ROWS * pairs)) * pairs * x.dtype.itemsize
-    most = _MOVING_BYTES // column_bytes // COLUMNS * COLUMNS
-    cut = _Cut(m, k, widths, pairs, min(max(widths), max(COLUMNS, most)))
+    cut = _cut(m, k, widths, x.dtype)
     columns = min(COLUMNS, cut.columns)
     hbm = pl.BlockSpec(memory_space=pltrn.HBM)
     added = () if residual is None else (residual,)
@@ -226,7 +242,7 @@ def _kernel(
 ) -> None:  # fmt: skip
     """x [M, K], ys [K, N], outs [M, N] in HBM. xt: by group in turn and tile along K,
     [depth, rows]. resident: by tile along K, [depth, columns]."""
-    groups, panels = -(-cut.m // cut.rows), -(-cut.columns // COLUMNS)
+    groups, panels = -(-cut.m // cut.rows), -(-cut.columns // cut.wide)
 
     def panel(y: Any, out: Any, first: int, p: Any, n0: Any, width: int) -> None:
         def load(tile: Any, k0: Any, depth: int) -> None:
@@ -257,34 +273,37 @@ def _kernel(
 
         def results(n: Any, c0: Any, columns: int) -> None:
             bank = psum.at[turn(number * panels + n, 2)]
-            parts = pieces(rows, ROWS)
+            blocks = [
+                (row, column)
+                for row in pieces(rows, ROWS)
+                for column in pieces(columns, COLUMNS)
+            ]
 
             def multiply(tile: Any, k0: Any, depth: int) -> None:
                 partitions = pl.ds(0, depth // cut.pairs)
                 pair = slice(None) if cut.pairs == 2 else 0
-                moving = resident.at[tile, partitions, pair, pl.ds(c0, columns)]
-                for row, (start, size) in enumerate(parts):
+                for place, ((start, size), (c, width)) in enumerate(blocks):
                     pltrn.nc_matmul(
-                        bank.at[row, pl.ds(0, size), pl.ds(0, columns)],
+                        bank.at[place, pl.ds(0, size), pl.ds(0, width)],
                         held.at[tile, partitions, pair, pl.ds(start, size)],
-                        moving,
+                        resident.at[tile, partitions, pair, pl.ds(c0 + c, width)],
                         accumulate=tile > 0,
                         perf_mode="double_row" if cut.pairs == 2 else "none",
                     )
 
             tiled(cut.k, cut.depth, multiply)
-            for row, (start, size) in enumerate(parts):
-                tile = (row, pl.ds(0, size), pl.ds(0, columns))
-                place = (pl.ds(m0 + start, size), pl.ds(n0 + c0, columns))
+            for place, ((start, size), (c, width)) in enumerate(blocks):
+                tile = (place, pl.ds(0, size), pl.ds(0, width))
+                far = (pl.ds(m0 + start, size), pl.ds(n0 + c0 + c, width))
                 if added:
                     term = terms[0].at[tile]
-                    pltrn.dma_copy(term, added[0].at[place], engine="dma:gpsimd")
+                    pltrn.dma_copy(term, added[0].at[far], engine="dma:gpsimd")
                     pltrn.tensor_tensor(staged.at[tile], bank.at[tile], term, op="add")
                 else:
-                    copied_out(staged.at[tile], bank.at[tile], row)
-                pltrn.dma_copy(out.at[place], staged.at[tile], engine="dma:sync")
+                    copied_out(staged.at[tile], bank.at[tile], place)
+                pltrn.dma_copy(out.at[far], staged.at[tile], engine="dma:sync")
 
-        tiled(width, COLUMNS, results)
+        tiled(width, cut.wide, results)
 
     first = 0
     for y, out, n in zip(ys, outs, cut.widths):
