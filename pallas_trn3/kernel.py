@@ -8,8 +8,10 @@ from typing import Any
 
 from jax._src import core as jax_core
 from jax._src.pallas import core as pallas_core
+from jax._src.pallas import primitives as pallas_primitives
 
 from .memory import Memory, memory_of
+from .rewrite import rewritten
 
 
 @dataclass(frozen=True)
@@ -113,4 +115,15 @@ def kernel_of(
 ) -> Kernel:  # fmt: skip
     """The kernel of a `pallas_call` equation, from its parameters."""
     called = name or getattr(jaxpr.debug_info, "func_name", None) or "kernel"
-    return Kernel(str(called), jaxpr, grid_mapping, tuple(input_output_aliases), compiler_params)
+    names = tuple(grid_mapping.grid_names or ())
+    numbered = rewritten(jaxpr, functools.partial(_numbered, names)) if any(names) else jaxpr
+    return Kernel(str(called), numbered, grid_mapping, tuple(input_output_aliases), compiler_params)
+
+
+def _numbered(names: tuple[Any, ...], equation: Any) -> list[Any] | None:
+    """`axis_index` of a named dimension of the grid is its `program_id`."""
+    axis = equation.params.get("axis_name")
+    if equation.primitive.name != "axis_index" or axis not in names:
+        return None
+    params = {"axis": names.index(axis)}
+    return [equation.replace(primitive=pallas_primitives.program_id_p, params=params)]

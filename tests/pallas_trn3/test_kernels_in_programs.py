@@ -175,3 +175,18 @@ def test_dynamic_grid(x: np.ndarray) -> None:
         )(x)
 
     np.testing.assert_array_equal(some_rows(3, x)[:48], x[:48] + 1)
+
+
+def test_named_grid(x: np.ndarray) -> None:
+    def kernel(x_ref: Any, o_ref: Any) -> None:
+        o_ref[...] = x_ref[...] + lax.axis_index("rows")
+
+    block = pl.BlockSpec((16, 64), lambda i: (i, 0))
+    call = pl.pallas_call(
+        kernel,
+        grid=(("rows", 8),),
+        in_specs=[block],
+        out_specs=block,
+        out_shape=jax.ShapeDtypeStruct(SHAPE, jnp.float32),
+    )
+    np.testing.assert_array_equal(call(x), x + np.repeat(np.arange(8), 16)[:, None])
