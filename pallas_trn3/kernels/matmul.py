@@ -42,8 +42,8 @@ _MOVING_BYTES = 128 * 1024
 results."""
 
 _MOST_COLUMNS = 1024
-"""Of `y`, at once: rows of 2 KiB are nearly as fast as longer ones, and the first product waits
-for them."""
+"""Of `y`, for several groups of rows: rows of 2 KiB are nearly as fast as longer ones, and the first
+product waits for them."""
 
 _FLOATS = ("bfloat16", "float16", "float32", *FP8)
 
@@ -198,9 +198,10 @@ def _cut(m: int, k: int, widths: tuple[int, ...], dtype: Any) -> _Cut:
     fitting = _STATIONARY_BYTES // (2 * column_bytes)
     rows = min(m, ROWS * next(r for r in (4, 2, 1) if r * ROWS <= max(fitting, ROWS)))
     most = max(COLUMNS, _MOVING_BYTES // column_bytes // COLUMNS * COLUMNS)
-    cut = _Cut(m, k, widths, pairs, rows, min(max(widths), most, _MOST_COLUMNS))
+    cut = _Cut(m, k, widths, pairs, rows, min(max(widths), most))
     # Of one group of rows columns are used once: the next ones come as soon as they are.
-    return cut if m > rows else replace(cut, columns=cut.wide)
+    columns = cut.wide if m <= rows else min(cut.columns, _MOST_COLUMNS)
+    return replace(cut, columns=columns)
 
 
 def products(

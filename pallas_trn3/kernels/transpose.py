@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 
 import pallas_trn3 as pltrn
-from jax_trn3.isa.dtypes import FP8, PLAIN, as_bits, from_bits
+from jax_trn3.isa.dtypes import PLAIN, as_bits, from_bits
 
 from .catalogue import CATALOGUE, Entry
 from .loops import pieces, tiled, turn
@@ -26,7 +26,7 @@ _ON_TENSOR = ("bfloat16", "float16", "float32")
 
 
 def transpose(x: jax.Array, *, engine: Engine = "dma") -> jax.Array:
-    """`x.T`, bits as they are.
+    """`x.T`, bits as they are (of a NaN under "tensor", that it is one).
 
     **Arguments:**
 
@@ -57,9 +57,10 @@ def transpose_reference(x: jax.Array, *, engine: Engine = "dma") -> jax.Array:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 def _transpose(x: jax.Array, engine: Engine) -> jax.Array:
-    if x.dtype.name in FP8:  # XLA:CPU moves them by way of wider floats, which changes NaNs
-        return from_bits(_moved(as_bits(x), engine), x.dtype)
-    return _moved(x, engine)
+    if engine == "tensor":
+        return _moved(x, engine)
+    # XLA:CPU moves narrow floats by way of wider ones, which changes the bits of a NaN.
+    return from_bits(_moved(as_bits(x), engine), x.dtype)
 
 
 def _moved(x: jax.Array, engine: Engine) -> jax.Array:
