@@ -7,6 +7,7 @@ on have their rows over partitions, 128 at a time.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -129,17 +130,17 @@ class Ref:
     pieces: tuple[int, ...] = ()
     """Size of a piece in each dimension; 1 in those that are slots."""
 
-    @property
+    @functools.cached_property
     def written(self) -> bool:
         """Whether the kernel writes it."""
         return any(use.writes for use in self.uses)
 
-    @property
+    @functools.cached_property
     def packed(self) -> bool:
         """Whether four values are one element."""
         return any(use.packed for use in self.uses)
 
-    @property
+    @functools.cached_property
     def rows(self) -> bool:
         """Whether its rows lie over partitions, 128 at a time."""
         return self.memory != "hbm" and not any(use.by == "engine" for use in self.uses)
@@ -312,10 +313,20 @@ def access(ref: Ref, keys: Sequence[Key]) -> Access:
     return seen(found, given)
 
 
+def turns(ref: Ref, axis: int, place: Mod) -> bool:
+    """Whether a place that comes again and again does so as slots do: modulo all of them."""
+    if ref.memory == "hbm" or not ref.pieces:
+        return True
+    size = ref.shape[axis]
+    outer = [n // p for n, p in zip(ref.shape[:axis], ref.pieces[:axis])]
+    alone = ref.buffers == 1 and all(count == 1 for count in outer)
+    return alone and place.by * place.scale == size and ref.pieces[axis] < size
+
+
 def _cut(ref: Ref, axis: int, first: Any, piece: int) -> Index:
     """Number of the piece that begins at `first`; of one that data decide, the first."""
     if isinstance(first, Mod):  # slots are counted modulo their number anyway
-        return first.index if piece == 1 else as_index(0)
+        first = first.index * first.scale + first.offset
     if not is_integer(first):
         return as_index(0)
     place = as_index(first)

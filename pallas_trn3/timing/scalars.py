@@ -18,6 +18,10 @@ import numpy as np
 from jax_trn3.isa import Index, as_index
 
 
+_PERIODS = 8
+"""Times that a number may start again for a loop to be split there."""
+
+
 class _Unknown:
     """A number that data decide."""
 
@@ -30,10 +34,12 @@ UNKNOWN = _Unknown()
 
 @dataclass(frozen=True)
 class Mod:
-    """`index % by`."""
+    """`index % by * scale + offset`."""
 
     index: Index
     by: int
+    scale: int = 1
+    offset: Index = field(default_factory=Index)
 
 
 @dataclass(frozen=True)
@@ -183,12 +189,16 @@ class Ranges:
 
         **Raises:** `LoopRequest` where loops must change for that.
         """
-        for loop, coefficient in sorted(value.index.terms, reverse=True):
+        index, by = value.index, value.by
+        first, last = self.least(index) // by, self.greatest(index) // by
+        for loop, coefficient in sorted(index.terms, reverse=True):
             if loop not in self.fixed:
                 count = self.counts[loop]
                 nests = coefficient == 1 and not count.terms and count.const > value.by
-                if nests and count.const % value.by == 0:
-                    raise Nest(loop, value.by)
+                if nests and count.const % by == 0:
+                    raise Nest(loop, by)
+                if last - first < _PERIODS:
+                    self._ask(index - (first + 1) * by)
                 raise Unroll(loop)
         return UNKNOWN
 
@@ -341,6 +351,27 @@ def _integers(function: Callable[..., Any]) -> Callable[..., Any]:
     return rule
 
 
+def _of_mod(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    """A rule that lets a `Mod` be scaled and shifted."""
+    plainly = _integers(function)
+
+    def rule(ranges: Ranges, a: Any, b: Any) -> Any:
+        mods = [isinstance(x, Mod) for x in (a, b)]
+        mod, other = (a, b) if mods[0] else (b, a)
+        if sum(mods) != 1 or not is_integer(other) or (mods[1] and name == "sub"):
+            return plainly(ranges, a, b)
+        if name == "mul":
+            known = isinstance(other, int) and other > 0
+            scaled = (
+                Mod(mod.index, mod.by, mod.scale * other, mod.offset * other) if known else None
+            )
+            return scaled or plainly(ranges, a, b)
+        shift = as_index(other) * (-1 if name == "sub" else 1)
+        return Mod(mod.index, mod.by, mod.scale, mod.offset + shift)
+
+    return rule
+
+
 def _product(ranges: Ranges, a: Index, b: Index) -> Any:
     if a.terms and b.terms:
         return UNKNOWN
@@ -358,7 +389,7 @@ def _smaller(ranges: Ranges, a: Index, b: Index) -> Any:
 
 
 def _equal(ranges: Ranges, a: Any, b: Any) -> Any:
-    if isinstance(a, Mod) and isinstance(b, int):
+    if isinstance(a, Mod) and isinstance(b, int) and a == Mod(a.index, a.by):
         return Equal(a, b)
     if not (is_integer(a) and is_integer(b)):
         return UNKNOWN
@@ -399,9 +430,9 @@ def _clamped(ranges: Ranges, low: Index, x: Index, high: Index) -> Any:
 
 
 _RULES: dict[str, Callable[..., Any]] = {
-    "add": _integers(lambda r, a, b: a + b),
-    "sub": _integers(lambda r, a, b: a - b),
-    "mul": _integers(_product),
+    "add": _of_mod("add", lambda r, a, b: a + b),
+    "sub": _of_mod("sub", lambda r, a, b: a - b),
+    "mul": _of_mod("mul", _product),
     "neg": _integers(lambda r, a: a * -1),
     "max": _integers(_larger),
     "min": _integers(_smaller),

@@ -32,10 +32,14 @@ def survey(jaxpr: Any, refs: Sequence[Ref]) -> Names:
     _walk(jaxpr, dict(zip(jaxpr.invars, refs)), found, pairs)
     for _ in range(len(pairs)):  # what is copied as it is is packed on both sides
         for one, other in pairs:
-            if one.packed != other.packed:
+            if _packs(one) != _packs(other):
                 for ref in (one, other):
                     ref.uses[:] = [replace(use, packed=True) for use in ref.uses]
     return found
+
+
+def _packs(ref: Ref) -> bool:
+    return any(use.packed for use in ref.uses)
 
 
 def new_ref(var: Any, name: str) -> Ref:

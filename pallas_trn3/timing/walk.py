@@ -18,8 +18,8 @@ from jax_trn3.isa import Access, Index, Instruction, Origin, as_index, new_loop_
 from jax_trn3.simulator import Loop, Node
 
 from ..source import origin_of
-from .refs import At, Ref, Span, access, keys_of
-from .scalars import LoopRequest, Nest, Ranges, Split, Unroll, plain, scalar
+from .refs import At, Ref, Span, access, keys_of, turns
+from .scalars import LoopRequest, Mod, Nest, Ranges, Split, Unroll, plain, scalar
 
 UNROLLED = 4096
 """Instructions that loops may grow to when they are unrolled."""
@@ -144,7 +144,15 @@ class Walker:
             self.assume(f"{ref.name} is gathered, or seen in another shape: all of it counts")
             keys = keys_of(ref.shape, ())
             assert keys is not None
-        return keys
+        return tuple(self._settled(ref, axis, key) for axis, key in enumerate(keys))
+
+    def _settled(self, ref: Ref, axis: int, key: Span | At) -> Span | At:
+        """A place as slots take it; loops change where they cannot."""
+        place = key.index if isinstance(key, At) else key.start
+        if not isinstance(place, Mod) or turns(ref, axis, place):
+            return key
+        known = self.ranges.settled(place)
+        return At(known) if isinstance(key, At) else Span(known, key.size, key.step)
 
     # Loops.
 
