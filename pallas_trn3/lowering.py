@@ -19,6 +19,7 @@ from jax_trn3.ops.cpu_rules import as_cpu
 
 from . import static_checks
 from .checked import evaluate as checked_evaluate
+from .core_map import as_pallas_call
 from .instruction import instruction_p
 from .kernel import Kernel, kernel_of
 from .memory import MemorySpace
@@ -95,6 +96,9 @@ def _stays_whole(ctx: mlir.LoweringRuleContext, kernel: Kernel) -> bool:
 
 
 def _core_map(ctx: mlir.LoweringRuleContext, *args: Any, **params: Any) -> Any:
+    if not params["interpret"]:
+        call = as_pallas_call(ctx.avals_in, **params)
+        return _pallas_call(ctx, *args, interpret=False, **call)
     cpu = as_cpu(ctx)
     with as_written(cpu) as inner:
         results = mpmd._mpmd_map_fallback_lowering(inner, *args, **params)

@@ -402,6 +402,65 @@ def test_tpu_dimension_semantics(params):
     np.testing.assert_array_equal(found, x + y)
 
 
+# ---- tpu/quickstart: pl.kernel, on a mesh of one core ----
+
+
+def tensor_core_mesh():
+    if hasattr(pltpu, "TensorCoreMesh"):  # JAX 0.12
+        return pltpu.TensorCoreMesh(axis_name="core")
+    return pltpu.create_tensorcore_mesh("core")
+
+
+def test_tpu_first_kernel():
+    @pl.kernel(
+        out_type=jax.ShapeDtypeStruct((128,), jnp.float32),
+        mesh=tensor_core_mesh(),
+        scratch_types={"o_vmem": pltpu.VMEM((128,), jnp.float32)},
+    )
+    def fill_42(o_ref, o_vmem):
+        o_vmem[...] = jnp.full_like(o_vmem, 42.0)
+        pltpu.sync_copy(o_vmem, o_ref)
+
+    np.testing.assert_array_equal(fill_42(), np.full(128, 42, np.float32))
+
+
+def test_tpu_core_index():
+    cores = pltpu.get_tpu_info().num_cores
+
+    @pl.kernel(
+        out_type=jax.ShapeDtypeStruct((128 * cores,), jnp.float32),
+        mesh=tensor_core_mesh(),
+        scratch_types={"o_vmem": pltpu.VMEM((128,), jnp.float32)},
+    )
+    def kernel(o_ref, o_vmem):
+        i = lax.axis_index("core")
+        o_vmem[...] = jnp.arange(128, dtype=jnp.float32) + i * 128
+        pltpu.sync_copy(o_vmem, o_ref.at[pl.ds(i * 128, 128)])
+
+    np.testing.assert_array_equal(kernel(), np.arange(128 * cores))
+
+
+def test_tpu_pipeline_over_cores():
+    x, y = normal(256, 256), normal(256, 256)
+
+    @pl.kernel(out_type=jax.ShapeDtypeStruct(x.shape, x.dtype), mesh=tensor_core_mesh())
+    def kernel(x_hbm, y_hbm, o_hbm):
+        def add_body(x_vmem, y_vmem, o_vmem):
+            o_vmem[...] = x_vmem[...] + y_vmem[...]
+
+        spec = pl.BlockSpec((128, 128), lambda i, j: (i, j))
+        pltpu.emit_pipeline(
+            add_body,
+            grid=(2, 2),
+            in_specs=[spec, spec],
+            out_specs=spec,
+            core_axis_name="core",
+            dimension_semantics=(pltpu.PARALLEL, pltpu.ARBITRARY),
+        )(x_hbm, y_hbm, o_hbm)
+
+    np.testing.assert_array_equal(jax.jit(kernel)(x, y), x + y)
+
+
 # ---- tpu/matmul ----
 
 
