@@ -18,7 +18,7 @@ def test_corpus_is_large_enough():
 
 
 @pytest.mark.parametrize("case", WRONG, ids=lambda case: case.name)
-def test_wrong_kernel_is_found(case: Case):
+def test_wrong_kernel_is_found(case: Case, capfd):
     with pytest.raises(Exception) as raised:  # noqa: PT011 (what a callback raises is JAX's)
         case.run()
     text = str(raised.value)
@@ -26,6 +26,17 @@ def test_wrong_kernel_is_found(case: Case):
         assert word in text
     for line in case.lines:
         assert f"{case.file}:{line}" in text
+    assert capfd.readouterr() == ("", "")  # what is wrong is raised, not printed
+
+
+@pytest.mark.parametrize("case", WRONG[::7], ids=lambda case: case.name)
+def test_the_same_error_every_time(case: Case):
+    said = set()
+    for _ in range(2):
+        with pytest.raises(Exception) as raised:  # noqa: PT011
+            case.run()
+        said.add(str(raised.value).splitlines()[-1])
+    assert len(said) == 1
 
 
 @pytest.mark.parametrize("case", RIGHT, ids=lambda case: case.name)
