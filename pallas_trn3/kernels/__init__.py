@@ -7,6 +7,8 @@ from .adamw import adamw as adamw
 from .adamw import adamw_reference as adamw_reference
 from .catalogue import CATALOGUE as CATALOGUE
 from .catalogue import Entry as Entry
+from .decode_attention import decode_attention as decode_attention
+from .decode_attention import decode_attention_reference as decode_attention_reference
 from .flash_attention import flash_attention as flash_attention
 from .flash_attention import flash_attention_reference as flash_attention_reference
 from .matmul import matmul as matmul

@@ -333,12 +333,16 @@ class Stages:
         parity = lax.rem(step.group, 2)
         largest = self.t.m.at[step.group] if step.first else self._fresh(step)
         source = self.t.scaled.at[parity, :, pl.ds(at, size)]
-        into = self.t.p.at[parity, :, :, pl.ds(at // ROWS, size // ROWS), :]
+        into = self._probabilities(parity, at, size)
         sums = self.t.parts.at[parity, :, pl.ds(at // self.choices.raised, 1)]
         if self.on_vector:
             pltrn.exponential(into, source, largest, sums, reduce_cmd="reset_reduce")
         else:
             pltrn.activation_reduce(into, source, sums, largest, op="exp", reduce_op="add")
+
+    def _probabilities(self, parity: Any, at: int, size: int) -> Any:
+        """Where those of some keys go."""
+        return self.t.p.at[parity, :, :, pl.ds(at // ROWS, size // ROWS), :]
 
     def _rescale(self, step: Step) -> None:
         if step.first:
