@@ -99,7 +99,9 @@ def _quantized(
     name: str, x: jax.Array, lines: list[jax.Array], eps: float, dtype: Any, scale_rule: str
 ) -> tuple[jax.Array, jax.Array]:
     if element_format(dtype).dtype not in (jnp.float8_e4m3fn, jnp.float8_e5m2):
-        raise ValueError(f"{name} to {dtype}; allowed: float8_e4m3fn, float8_e5m2")
+        raise ValueError(
+            f"{name} to {element_format(dtype).name}; allowed: float8_e4m3fn, float8_e5m2"
+        )
     if scale_rule not in ("ocp", "neuron"):
         raise ValueError(f"{name}: scale_rule={scale_rule!r}; allowed: 'ocp', 'neuron'")
     narrow = x.dtype if x.dtype.itemsize == 2 else jnp.dtype(jnp.bfloat16)
