@@ -40,3 +40,6 @@ from .moe import route as route
 from .moe import route_reference as route_reference
 from .gather_matmul import all_gather_matmul as all_gather_matmul
 from .gather_matmul import all_gather_matmul_reference as all_gather_matmul_reference
+from .packed_mx import PackedMX as PackedMX
+from .packed_mx import pack_mx as pack_mx
+from .packed_mx import unpack_mx as unpack_mx

@@ -23,7 +23,8 @@ from jax_trn3.numerics import SCALE_DTYPE, MXArray, element_format
 
 from .catalogue import CATALOGUE, Entry
 from .loops import pieces, tiled, turn
-from .matmul_mx import MX_FORMATS, mx_matmul, mx_matmul_reference
+from .matmul_mx import MX_FORMATS, Operand, mx_matmul, mx_matmul_reference
+from .packed_mx import PackedMX, Side, pack_mx
 from .results import alike, copied_out, result
 
 Precision = Literal["default", "mxfp8", "mxfp8_e5m2"]
@@ -49,8 +50,8 @@ _FLOATS = ("bfloat16", "float16", "float32", *FP8)
 
 
 def matmul(
-    x: jax.Array | MXArray,
-    y: jax.Array | MXArray,
+    x: Operand,
+    y: Operand,
     *,
     precision: Precision = "default",
     preferred_element_type: jax.typing.DTypeLike | None = None,
@@ -61,7 +62,8 @@ def matmul(
     **Arguments:**
 
     - `x`: [..., M, K], bfloat16, float16, float32 or float8, or an MXArray with blocks along K.
-    - `y`: [K, N], likewise.
+    - `y`: [K, N], likewise. An MXArray is brought into the tensor engine's order at every call,
+      which takes longer than the product; do it once, `pack_mx(weights, "rhs")`, and hand that over.
     - `precision`: "default" multiplies what the operands hold and sums in float32; two float8
       operands in the double-row mode. "mxfp8" (elements float8_e4m3fn) and "mxfp8_e5m2" quantize
       bfloat16 and float16 operands on the way, in blocks of 32 along K. With an MXArray it must
@@ -82,7 +84,7 @@ def matmul(
     if precision not in ("default", *MX_FORMATS):
         raise ValueError(f"precision={precision!r}; allowed: default, {', '.join(MX_FORMATS)}")
     x, y = alike(x, y)
-    if precision in MX_FORMATS or isinstance(x, MXArray) or isinstance(y, MXArray):
+    if precision in MX_FORMATS or _in_mx(x) or _in_mx(y):
         dtype = jnp.dtype(preferred_element_type or jnp.bfloat16)
         return mx_matmul(x, y, MX_FORMATS.get(precision), dtype, scale_rule)
     x, y, dtype = _promoted(x, y, preferred_element_type)
@@ -91,20 +93,24 @@ def matmul(
 
 
 def matmul_reference(
-    x: jax.Array | MXArray,
-    y: jax.Array | MXArray,
+    x: Operand,
+    y: Operand,
     *,
     precision: Precision = "default",
     preferred_element_type: jax.typing.DTypeLike | None = None,
     scale_rule: str = "ocp",
 ) -> jax.Array:
     """What `matmul` computes, in plain JAX."""
-    if precision in MX_FORMATS or isinstance(x, MXArray) or isinstance(y, MXArray):
+    if precision in MX_FORMATS or _in_mx(x) or _in_mx(y):
         dtype = jnp.dtype(preferred_element_type or jnp.bfloat16)
         return mx_matmul_reference(x, y, MX_FORMATS.get(precision), dtype, scale_rule)
     x, y, dtype = _promoted(x, y, preferred_element_type)
     wide = (x.astype(jnp.float32), y.astype(jnp.float32))
     return jnp.matmul(*wide, precision=jax.lax.Precision.HIGHEST).astype(dtype)
+
+
+def _in_mx(x: Any) -> bool:
+    return isinstance(x, (MXArray, PackedMX))
 
 
 def _promoted(x: Any, y: Any, preferred: Any) -> tuple[jax.Array, jax.Array, Any]:
@@ -322,24 +328,27 @@ def _enter() -> None:
         product = functools.partial(matmul, preferred_element_type=jnp.bfloat16)
         CATALOGUE[f"matmul {name} {side}^3"] = Entry(product, (operand, operand))
     plain = jax.ShapeDtypeStruct((side, side), jnp.bfloat16)
-    activations, weights = _in_mx(side, -1, "mxfp8"), _in_mx(side, -2, "mxfp8")
+    activations, weights = _shapes(side, "lhs", "mxfp8"), _shapes(side, "rhs", "mxfp8")
     mx = functools.partial(matmul, precision="mxfp8")
     for what, operands in {
         "mxfp8, quantized on the way": (plain, plain),
         "mxfp8, weights quantized before": (plain, weights),
         "mxfp8, both quantized before": (activations, weights),
-        "mxfp4 weights, mxfp8 on the way": (plain, _in_mx(side, -2, "mxfp4")),
+        "mxfp4 weights, mxfp8 on the way": (plain, _shapes(side, "rhs", "mxfp4")),
     }.items():
         CATALOGUE[f"matmul {side}^3 {what}"] = Entry(mx, operands, chips=("trn3",))
 
 
-def _in_mx(side: int, axis: int, format: str) -> MXArray:
-    """The shapes of a square MXArray."""
-    square = [side, side]
+def _shapes(side: int, which: Side, format: str) -> PackedMX:
+    """Of a square operand in MX."""
+    square, axis = [side, side], -1 if which == "lhs" else -2
     found = element_format(format)
     data = jax.ShapeDtypeStruct(tuple(square), found.storage_dtype)
     square[axis] //= 32
-    return MXArray(data, jax.ShapeDtypeStruct(tuple(square), SCALE_DTYPE), format=found, axis=axis)
+    scale = jax.ShapeDtypeStruct(tuple(square), SCALE_DTYPE)
+    array = MXArray(data, scale, format=found, axis=axis)
+    packed: PackedMX = jax.eval_shape(lambda x: pack_mx(x, which), array)
+    return packed
 
 
 _enter()

@@ -25,17 +25,14 @@ from jax_trn3.numerics.hardware_layout import QUADRANT, QUADRANT_SCALES, SLOTS
 from jax_trn3.ops import mx_dot_general
 
 from .loops import loaded_ahead, pieces, tiled, turn
+from .packed_mx import PackedMX, Side, pack_mx, part_of, unpack_mx, with_one_more
 from .results import copied_out, result
 
 MX_FORMATS = {"mxfp8": "float8_e4m3fn", "mxfp8_e5m2": "float8_e5m2"}
 """Formats in which VectorE quantizes, by the name of the precision."""
 
-_READ = ("float8_e4m3fn", "float8_e5m2", "float4_e2m1fn")
-"""Formats that the tensor engine reads."""
-
 ROWS, COLUMNS = 128, 512
 _GROUP = 4
-_BLOCK = 32
 _WORD_BYTES = 5
 """Of four values with their scale, in a tile of scales as long as the data's."""
 
@@ -50,8 +47,11 @@ _BROUGHT_TOGETHER = ("vector", "scalar", "vector", "scalar")
 """Who copies the rows of each slot of a plain `y` into quads."""
 
 
+Operand = jax.Array | MXArray | PackedMX
+
+
 def mx_matmul(
-    x: jax.Array | MXArray, y: jax.Array | MXArray, format: str | None, dtype: Any, scale_rule: str
+    x: Operand, y: Operand, format: str | None, dtype: Any, scale_rule: str
 ) -> jax.Array:
     """`matmul` of [..., M, K] and [K, N] where an operand is, or is to be, in MX.
 
@@ -61,48 +61,42 @@ def mx_matmul(
 
     **Raises:** `TypeError` and `ValueError` as `matmul` says.
     """
-    _check_operand("x", x, -1, format)
-    _check_operand("y", y, -2, format)
     if scale_rule not in ("ocp", "neuron"):
         raise ValueError(f"scale_rule={scale_rule!r}; VectorE quantizes by 'ocp' or 'neuron'")
-    if isinstance(x, MXArray):
-        flat: Any = _leaves(lambda leaf: leaf.reshape(-1, leaf.shape[-1]), x)
-    else:
-        flat = x.reshape(-1, x.shape[-1])
-    product = _mx_matmul(flat, y, format, np.dtype(dtype), scale_rule)
+    left, right = _packed(x, "lhs", format), _packed(y, "rhs", format)
+    product = _mx_matmul(left, right, format, np.dtype(dtype), scale_rule)
     return product.reshape(*x.shape[:-1], y.shape[1])
 
 
 def mx_matmul_reference(
-    x: jax.Array | MXArray, y: jax.Array | MXArray, format: str | None, dtype: Any, scale_rule: str
+    x: Operand, y: Operand, format: str | None, dtype: Any, scale_rule: str
 ) -> jax.Array:
     """The same as `jax_trn3.ops.mx_dot_general` has it."""
     numbers = (((x.ndim - 1,), (0,)), ((), ()))
+    left, right = (unpack_mx(z) if isinstance(z, PackedMX) else z for z in (x, y))
     return mx_dot_general(
-        x, y, numbers, None, jnp.float32, lhs_dtype=format, rhs_dtype=format, scale_rule=scale_rule
-    ).astype(dtype)
+        left, right, numbers, None, jnp.float32, lhs_dtype=format, rhs_dtype=format,
+        scale_rule=scale_rule,
+    ).astype(dtype)  # fmt: skip
 
 
-def _check_operand(side: str, x: Any, axis: int, format: str | None) -> None:
-    if not isinstance(x, MXArray):
-        if format is None:
-            raise ValueError(f"{side} is no MXArray; precision says how to quantize it")
-        if x.dtype.name not in ("bfloat16", "float16"):
-            raise TypeError(f"{side} is {x.dtype}; VectorE quantizes bfloat16 and float16: cast it")
-        return
-    if x.axis - x.ndim * (x.axis >= 0) != axis or x.block_size != _BLOCK:
-        raise ValueError(
-            f"{side} is an MXArray in blocks of {x.block_size} along axis {x.axis}; the tensor "
-            f"engine takes blocks of {_BLOCK} along K, axis {axis}"
-        )
-    if x.format.dtype.name not in _READ:
-        raise TypeError(f"{side} is {x.format.name}; the tensor engine reads {', '.join(_READ)}")
-
-
-def _leaves(function: Any, x: MXArray) -> MXArray:
-    return MXArray(
-        function(x.data), function(x.scale), format=x.format, axis=x.axis, block_size=x.block_size
-    )
+def _packed(x: Any, side: Side, format: str | None) -> Any:
+    """An operand as the kernel takes it, of two dimensions."""
+    if isinstance(x, PackedMX):
+        if x.side != side:
+            raise ValueError(f"the {side} of this product was packed as {x.side}")
+        return x
+    if isinstance(x, MXArray):
+        if side == "lhs" and x.ndim > 2:
+            parts = (leaf.reshape(-1, leaf.shape[-1]) for leaf in (x.data, x.scale))
+            own = x.axis - x.ndim * (x.axis >= 0)
+            x = MXArray(*parts, format=x.format, axis=own, block_size=x.block_size)
+        return pack_mx(x, side)
+    if format is None:
+        raise ValueError(f"the {side} is no MXArray; precision says how to quantize it")
+    if x.dtype.name not in ("bfloat16", "float16"):
+        raise TypeError(f"the {side} is {x.dtype}; VectorE quantizes bfloat16, float16: cast it")
+    return x.reshape(-1, x.shape[-1])
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
@@ -121,14 +115,9 @@ def _mx_matmul(x: Any, y: Any, format: str | None, dtype: Any, scale_rule: str) 
 
 
 def _part(x: Any, axis: int, start: int, size: int) -> Any:
-    if not isinstance(x, MXArray):
-        return lax.slice_in_dim(x, start, start + size, axis=axis)
-    blocks = (start // _BLOCK, -(-(start + size) // _BLOCK))
-    return MXArray(
-        lax.slice_in_dim(x.data, start, start + size, axis=axis),
-        lax.slice_in_dim(x.scale, *blocks, axis=axis),
-        format=x.format, axis=x.axis, block_size=x.block_size,
-    )  # fmt: skip
+    if isinstance(x, PackedMX):
+        return part_of(x, start, size)
+    return lax.slice_in_dim(x, start, start + size, axis=axis)
 
 
 def _forward(x: Any, y: Any, format: Any, dtype: Any, scale_rule: str) -> tuple[jax.Array, Any]:
@@ -136,26 +125,23 @@ def _forward(x: Any, y: Any, format: Any, dtype: Any, scale_rule: str) -> tuple[
 
 
 def _backward(format: Any, dtype: Any, scale_rule: str, kept: Any, cotangent: Any) -> Any:
-    """Each gradient is quantized along what it contracts."""
+    """Each gradient is quantized along what it contracts; what was packed is a constant."""
     x, y = kept
     grad = cotangent.astype(jnp.bfloat16)
-    plain = [_values(z) if isinstance(z, MXArray) else z for z in (x, y)]
-    types = [jnp.bfloat16 if isinstance(z, MXArray) else z.dtype for z in (x, y)]
-    dx = mx_matmul(grad, plain[1].T, format, types[0], scale_rule) if _free(x) else _nothing(x)
-    dy = mx_matmul(plain[0].T, grad, format, types[1], scale_rule) if _free(y) else _nothing(y)
+    constant = [isinstance(z, PackedMX) for z in kept]
+    left, right = (_values(z) if isinstance(z, PackedMX) else z for z in kept)
+    dx: Any = jax.tree.map(jnp.zeros_like, x)
+    dy: Any = jax.tree.map(jnp.zeros_like, y)
+    if not constant[0]:
+        dx = mx_matmul(grad, right.T, format, x.dtype, scale_rule)
+    if not constant[1]:
+        dy = mx_matmul(left.T, grad, format, y.dtype, scale_rule)
     return dx, dy
 
 
-def _free(x: Any) -> bool:
-    return not isinstance(x, MXArray)
-
-
-def _nothing(x: MXArray) -> MXArray:
-    return _leaves(jnp.zeros_like, x)
-
-
-def _values(x: MXArray) -> jax.Array:
-    return dequantize(x.data, x.scale, x.axis).astype(jnp.bfloat16)
+def _values(x: PackedMX) -> jax.Array:
+    array = unpack_mx(x)
+    return dequantize(array.data, array.scale, array.axis).astype(jnp.bfloat16)
 
 
 _mx_matmul.defvjp(_forward, _backward)
@@ -165,25 +151,12 @@ _mx_matmul.defvjp(_forward, _backward)
 
 
 def _operand(x: Any, k_axis: int) -> tuple[jax.Array, ...]:
-    """Plain: K in whole quadrants. MX: words [K / 4, F, 4], and scales by quadrant of partitions,
-    [4, 4, tiles along K, F]: row j of quadrant Q belongs to partitions 32 Q + 8 j to 8 j + 7."""
-    k = x.shape[k_axis]
+    """Plain: K in whole quadrants. Packed: words and scales."""
+    if isinstance(x, PackedMX):
+        return x.words, x.scales
     whole = [(0, 0), (0, 0)]
-    whole[k_axis] = (0, -k % (SLOTS * QUADRANT))
-    if not isinstance(x, MXArray):
-        return (jnp.pad(x, whole),)
-    narrow = x.data.dtype.itemsize == 1 and "float8" in x.data.dtype.name
-    bits = lax.bitcast_convert_type(x.data, jnp.uint8) if narrow else x.data.astype(jnp.float32)
-    data = jnp.pad(bits, whole)
-    words = (data if k_axis == 0 else data.T).reshape(-1, SLOTS, x.shape[1 - k_axis])
-    words = words.transpose(0, 2, 1)
-    words = lax.bitcast_convert_type(words, x.data.dtype) if narrow else words.astype(x.data.dtype)
-    scales = lax.bitcast_convert_type(x.scale if k_axis == 0 else x.scale.T, jnp.uint8)
-    tiles = -(-words.shape[0] // ROWS)
-    rows = tiles * ROWS // QUADRANT * QUADRANT_SCALES
-    scales = jnp.pad(scales, ((0, rows - scales.shape[0]), (0, 0)))
-    by_tile = scales.reshape(tiles, ROWS // QUADRANT, QUADRANT_SCALES, -1)
-    return words, by_tile.transpose(1, 2, 0, 3)
+    whole[k_axis] = (0, -x.shape[k_axis] % (SLOTS * QUADRANT))
+    return (jnp.pad(x, whole),)
 
 
 @dataclass(frozen=True)
@@ -209,13 +182,6 @@ class _Cut:
         return -(-self.partitions // ROWS)
 
 
-def _one_more_row(x: Any) -> Any:
-    """Whatever it holds, its result is dropped."""
-    if not isinstance(x, MXArray):
-        return jnp.pad(x, ((0, 1), (0, 0)))
-    return _leaves(lambda leaf: jnp.concatenate([leaf, leaf[-1:]]), x)
-
-
 def _cut(m: int, partitions: int, n: int, scale_rule: str) -> _Cut:
     tiles = -(-partitions // ROWS)
     fitting = _STATIONARY_BYTES // (2 * tiles * _WORD_BYTES * ROWS)
@@ -226,16 +192,15 @@ def _cut(m: int, partitions: int, n: int, scale_rule: str) -> _Cut:
 
 def _product(x: Any, y: Any, format: str | None, dtype: Any, scale_rule: str) -> jax.Array:
     m, n = x.shape[0], y.shape[1]
-    even = m % 2  # the stationary operand's columns come in pairs
+    odd = m % 2  # the stationary operand's columns come in pairs
+    if odd:
+        x = with_one_more(x) if isinstance(x, PackedMX) else jnp.pad(x, ((0, 1), (0, 0)))
     left, right = _operand(x, 1), _operand(y, 0)
-    if even:
-        x = _one_more_row(x)
-        left = _operand(x, 1)
-    if not isinstance(x, MXArray):
-        left = (left[0].reshape(m + even, -1, SLOTS),)
-    partitions = right[0].shape[0] // (1 if isinstance(y, MXArray) else SLOTS)
-    cut = _cut(m + even, partitions, n, scale_rule)
-    held = [part.dtype if len(side) == 2 else np.dtype(format) for side in (left, right) for part in side[:1]]
+    if not isinstance(x, PackedMX):
+        left = (left[0].reshape(m + odd, -1, SLOTS),)
+    partitions = right[0].shape[0] // (1 if isinstance(y, PackedMX) else SLOTS)
+    cut = _cut(m + odd, partitions, n, scale_rule)
+    held = [side[0].dtype if len(side) == 2 else np.dtype(format) for side in (left, right)]
     panels, columns = -(-cut.columns // COLUMNS), min(COLUMNS, n)
     plain = [side[0].dtype for side in (left, right)]
     scratch = (
@@ -256,14 +221,14 @@ def _product(x: Any, y: Any, format: str | None, dtype: Any, scale_rule: str) ->
     hbm = pl.BlockSpec(memory_space=pltrn.HBM)
     out = pl.pallas_call(
         functools.partial(_kernel, cut=cut),
-        out_shape=result(left[0], (m + even, n), dtype),
+        out_shape=result(left[0], (m + odd, n), dtype),
         in_specs=[tuple(hbm for _ in left), tuple(hbm for _ in right)],
         out_specs=hbm,
         scratch_shapes=scratch,
         compiler_params=pltrn.CompilerParams(),
         name="matmul_mx",
     )(left, right)
-    return out[:m] if even else out
+    return out[:m] if odd else out
 
 
 def _scales_shape(side: Any, slots: int, tiles: int, columns: int) -> tuple[int, ...]:

@@ -11,7 +11,7 @@ import pytest
 from jax_trn3.hardware import TRAINIUM3
 from jax_trn3.numerics import SCALE_DTYPE, MXArray, dequantize, element_format
 from jax_trn3.ops import quantize_mx
-from pallas_trn3.kernels import matmul, matmul_reference
+from pallas_trn3.kernels import PackedMX, matmul, matmul_reference, pack_mx, unpack_mx
 from pallas_trn3.timing import timeline_of
 
 
@@ -59,8 +59,29 @@ def test_groups_tiles_and_columns() -> None:
 def test_quantized_before(format: str) -> None:
     x, y = quantize_mx(drawn(33, 200), -1, format), quantize_mx(drawn(200, 30), 0, format)
     check(jax.jit(wide)(x, y), x, y)
-    one = jax.jit(partial(wide, precision="mxfp8"))(drawn(34, 200, seed=1), y)
+    weights = jax.jit(partial(pack_mx, side="rhs"))(y)
+    one = jax.jit(partial(wide, precision="mxfp8"))(drawn(34, 200, seed=1), weights)
     check(one, quantize_mx(drawn(34, 200, seed=1)), y)
+    back = unpack_mx(weights)
+    np.testing.assert_array_equal(as64(back), as64(y))
+    assert (back.format, back.axis % 2) == (y.format, y.axis % 2)
+
+
+def test_packed_weights_are_constants() -> None:
+    x, y = drawn(6, 64), drawn(64, 10)
+    weights = pack_mx(quantize_mx(y, 0), "rhs")
+
+    def loss(product: Any, x: Any, y: Any) -> Any:
+        return jnp.sum(jnp.sin(jnp.arange(10.0)) * product(x, y, precision="mxfp8"))
+
+    found = jax.jit(jax.grad(partial(loss, matmul)))(x, weights)
+    wanted = jax.jit(jax.grad(partial(loss, matmul_reference)))(x, weights)
+    np.testing.assert_allclose(as64(found), as64(wanted), atol=2**-7 * np.abs(as64(wanted)).max())
+
+
+def test_long_contraction_is_cut() -> None:
+    x, y = quantize_mx(drawn(2, 17000)), quantize_mx(drawn(17000, 3), 0)
+    check(jax.jit(wide)(x, y), x, y)
 
 
 def test_equals_mx_dot_general() -> None:
@@ -88,7 +109,7 @@ def test_vmap_and_derivatives() -> None:
     ("call", "error", "message"),
     [
         (lambda x, y: matmul(x.astype("float32"), y, precision="mxfp8"), TypeError, "cast it"),
-        (lambda x, y: matmul(quantize_mx(x), y), ValueError, "y is no MXArray"),
+        (lambda x, y: matmul(quantize_mx(x), y), ValueError, "rhs is no MXArray"),
         (lambda x, y: wide(quantize_mx(x, 0), quantize_mx(y, 0)), ValueError, "axis -1"),
         (lambda x, y: wide(quantize_mx(x, -1, "int8"), quantize_mx(y, 0)), TypeError, "mxint8"),
         (lambda x, y: matmul(x, y, precision="mxfp8", scale_rule="even"), ValueError, "'ocp' or"),
@@ -99,12 +120,13 @@ def test_refusals(call: Any, error: type[Exception], message: str) -> None:
         call(drawn(64, 64), drawn(64, 64))
 
 
-def shapes(axis: int) -> MXArray:
-    square = [4096, 4096]
+def shapes(side: Any) -> PackedMX:
+    axis, square = -1 if side == "lhs" else -2, [4096, 4096]
     data = jax.ShapeDtypeStruct(tuple(square), jnp.float8_e4m3fn)
     square[axis] //= 32
     scale = jax.ShapeDtypeStruct(tuple(square), SCALE_DTYPE)
-    return MXArray(data, scale, format=element_format("mxfp8"), axis=axis)
+    array = MXArray(data, scale, format=element_format("mxfp8"), axis=axis)
+    return jax.eval_shape(partial(pack_mx, side=side), array)
 
 
 @pytest.mark.parametrize(("where", "least"), [("weights", 0.95), ("both", 0.95), ("none", 0.9)])
@@ -112,7 +134,7 @@ def test_tensor_engine_is_busy(where: str, least: float) -> None:
     """4096^3, from the first instruction to the last result: weights, or both, quantized before;
     or both on the way."""
     plain = jax.ShapeDtypeStruct((4096, 4096), jnp.bfloat16)
-    x = shapes(-1) if where == "both" else plain
-    y = plain if where == "none" else shapes(-2)
+    x = shapes("lhs") if where == "both" else plain
+    y = plain if where == "none" else shapes("rhs")
     timeline = timeline_of(partial(matmul, precision="mxfp8"), x, y, chip=TRAINIUM3)
     assert timeline.engines["core0/tensor"].busy >= least * timeline.active_ps
