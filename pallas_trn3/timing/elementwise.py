@@ -122,14 +122,11 @@ def _activated(walker: Walker, name: str, value: Array, shape: Sequence[int], dt
     scale: Any = factor
     bias: Any = summand
     if value.view == "affine" and value.base is not None:
+        inner = (value.scale, value.bias)
         if factor == 1 and summand == 0:
-            scale, bias, value = value.scale, value.bias, value.base
-        elif (
-            summand == 0
-            and not isinstance(value.scale, Array)
-            and not isinstance(value.bias, Array)
-        ):
-            scale, bias, value = _times(value.scale, factor), _times(value.bias, factor), value.base
+            (scale, bias), value = inner, value.base
+        elif summand == 0 and not any(isinstance(x, Array) for x in inner):
+            scale, bias, value = *(_times(x, factor) for x in inner), value.base
     value = stored(walker, value)
     found = temporary(walker, shape, dtype, layout=value.layout)
     scales, biases = per_piece(walker, scale, value), per_piece(walker, bias, value)

@@ -232,32 +232,58 @@ def _scan(walker: Walker, scope: Scope, equation: Any, args: list[Any]) -> Seque
     first = len(args) - sequences - carried
     consts, carry = args[:first], args[first : first + carried]
     xs = args[first + carried :]
-    steps = _steps(jaxpr, first, carried)
-    held = [
-        c if s is not None else values.carried(walker, c, v.aval)
-        for c, s, v in zip(carry, steps, equation.outvars)
-    ]
     ys = [values.result(walker, v.aval.shape, v.aval.dtype) for v in equation.outvars[carried:]]
 
-    def body(i: Any) -> None:
+    def step(i: Any, now: Sequence[Any]) -> Sequence[Any]:
         at = as_index(length - 1) - as_index(i) if params["reverse"] else i
-        now = [
-            _moved(c, step, i) if step is not None else held[k]
-            for k, (c, step) in enumerate(zip(carry, steps))
-        ]
         slices = [values.sliced(walker, x, at) for x in xs]
         results = walker.run(jaxpr, getattr(program, "consts", ()), [*consts, *now, *slices])
-        for k in range(carried):
-            if steps[k] is None:
-                values.carry(walker, results[k], held[k])
         for y, result in zip(ys, results[carried:]):
             values.put(walker, y, result, at)
+        return results[:carried]
 
-    walker.loop(length, body)
-    return [
-        *(_moved(c, s, length) if s is not None else h for c, s, h in zip(carry, steps, held)),
-        *ys,
+    avals = [v.aval for v in equation.outvars]
+    return [*_carry(walker, length, carry, _steps(jaxpr, first, carried), avals, step), *ys]
+
+
+def _carry(
+    walker: Walker,
+    count: Any,
+    carry: Sequence[Any],
+    steps: Sequence[int | None],
+    avals: Sequence[Any],
+    step: Callable[[Any, Sequence[Any]], Sequence[Any]],
+) -> Sequence[Any]:
+    """Walks a loop that carries something; what it carries in the end.
+
+    Where that are numbers which grow by no constant, one iteration after another, if there are few.
+    """
+    if isinstance(count, int) and any(s is None and is_integer(c) for c, s in zip(carry, steps)):
+        found = walker.attempt(lambda: _one_by_one(count, carry, step))
+        if found is not None:
+            return list(found)
+    held = [
+        c if s is not None else values.carried(walker, c, aval)
+        for c, s, aval in zip(carry, steps, avals)
     ]
+
+    def body(i: Any) -> None:
+        now = [h if s is None else _moved(c, s, i) for c, s, h in zip(carry, steps, held)]
+        for result, s, h in zip(step(i, now), steps, held):
+            if s is None:
+                values.carry(walker, result, h)
+
+    walker.loop(count, body)
+    return [h if s is None else _moved(c, s, count) for c, s, h in zip(carry, steps, held)]
+
+
+def _one_by_one(
+    count: int, carry: Sequence[Any], step: Callable[[Any, Sequence[Any]], Sequence[Any]]
+) -> Sequence[Any]:
+    now = carry
+    for i in range(count):
+        now = step(i, now)
+    return now
 
 
 def _steps(jaxpr: Any, first: int, count: int) -> list[int | None]:
@@ -297,23 +323,11 @@ def _while(walker: Walker, scope: Scope, equation: Any, args: list[Any]) -> Sequ
     if count is None:
         walker.assume("a loop whose end data decide runs once")
         count = 1
-    held = [
-        c if s is not None else values.carried(walker, c, v.aval)
-        for c, s, v in zip(carry, steps, equation.outvars)
-    ]
 
-    def once(i: Any) -> None:
-        now = [
-            _moved(c, step, i) if step is not None else held[k]
-            for k, (c, step) in enumerate(zip(carry, steps))
-        ]
-        results = walker.closed(body, [*consts, *now])
-        for k, result in enumerate(results):
-            if steps[k] is None:
-                values.carry(walker, result, held[k])
+    def step(i: Any, now: Sequence[Any]) -> Sequence[Any]:
+        return walker.closed(body, [*consts, *now])
 
-    walker.loop(count, once)
-    return [_moved(c, s, count) if s is not None else h for c, s, h in zip(carry, steps, held)]
+    return _carry(walker, count, carry, steps, [v.aval for v in equation.outvars], step)
 
 
 def _iterations(condition: Any, inputs: list[Any], steps: list[int | None], asked: int) -> Any:

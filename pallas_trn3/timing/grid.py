@@ -21,6 +21,7 @@ from .emission import issue
 from .placement import loaded_transposed, summed_in_psum
 from .refs import Recut, Ref, Span, access, laid_out, matrix, row_pieces
 from .scalars import UNKNOWN, plain
+from .semaphores import balanced, without_semaphores
 from .survey import Names, new_ref, survey
 from .walk import Walker
 
@@ -99,6 +100,9 @@ class _Build:
         self.level(0)
         walker = self.walker
         made = _beginning(program(self.kernel.name, walker.nodes))
+        if walker.assumptions and not balanced(made):
+            walker.assume("data decide who signals semaphores: they are left out")
+            made = without_semaphores(made)
         return TimedKernel(self.kernel, made, tuple(walker.assumptions))
 
     def level(self, level: int) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from jax_trn3.isa import Access
 
 from .arrays import Array, fill, layout_of, temporary
-from .emission import copy, evacuated, moved, passes
+from .emission import copy, evacuated, issue, moved, passes
 from .scalars import UNKNOWN
 from .views import laid, stored
 from .walk import Scope, Walker
@@ -205,6 +205,41 @@ def roll(walker: Walker, scope: Scope, equation: Any, args: list[Any]) -> list[A
         copy(walker, dst[:, :half], src[:, -half:])
         copy(walker, dst[:, half:], src[:, :-half])
     return [found]
+
+
+_RUNNING = {"cumsum": "add", "cumprod": "multiply", "cummax": "maximum", "cummin": "minimum"}
+
+
+def running(walker: Walker, scope: Scope, equation: Any, args: list[Any]) -> list[Any]:
+    """Running sums and their like: one instruction along rows."""
+    (var,) = equation.outvars
+    value = stored(walker, args[0], var.aval.shape, var.aval.dtype)
+    found = temporary(walker, var.aval.shape, var.aval.dtype, layout=value.layout)
+    op = _RUNNING[equation.primitive.name]
+    along = equation.params["axis"] == len(var.aval.shape) - 1 and len(var.aval.shape) > 1
+    for dst, src in zip(found.pieces, value.pieces):
+        if along:
+            issue(
+                walker, "tensor_scalar_cumulative", dst, src, 0.0, op0="add", op1=op,
+                engine="vector",
+            )  # fmt: skip
+        else:
+            passes(walker, dst, [src], 2 * dst.partitions.bit_length())
+    return [found]
+
+
+def sort(walker: Walker, scope: Scope, equation: Any, args: list[Any]) -> list[Any]:
+    """Eight of the largest at a time, found and taken out, as long as any are left."""
+    found = []
+    for var, value in zip(equation.outvars, args):
+        source = stored(walker, value, var.aval.shape, var.aval.dtype)
+        out = temporary(walker, var.aval.shape, var.aval.dtype)
+        rounds = -(-(var.aval.shape[-1] if var.aval.shape else 1) // 8)
+        for number, dst in enumerate(out.pieces):
+            src = source.pieces[min(number, len(source.pieces) - 1)]
+            passes(walker, dst, [src], 2 * rounds)
+        found.append(out)
+    return found
 
 
 def update(walker: Walker, scope: Scope, equation: Any, args: list[Any]) -> list[Any]:

@@ -17,7 +17,6 @@ import numpy as np
 
 from jax_trn3.isa import Index, as_index
 
-
 _PERIODS = 8
 """Times that a number may start again for a loop to be split there."""
 

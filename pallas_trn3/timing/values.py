@@ -13,7 +13,7 @@ from jax_trn3.isa import Access, Semaphore
 
 from . import choices, elementwise, movement, products, reductions
 from .arrays import Array, fill, temporary, whole
-from .emission import copy, evacuated, issue, legal, moved, passes, redirected
+from .emission import built, copy, evacuated, issue, legal, moved, passes, redirected
 from .refs import Ref, row_pieces
 from .scalars import UNKNOWN
 from .views import laid, stored
@@ -36,6 +36,8 @@ _RULES: dict[str, Rule] = {
     "clamp": choices.clamp,
     "concatenate": movement.concatenate,
     "roll": movement.roll,
+    **dict.fromkeys(("cumsum", "cumprod", "cummax", "cummin"), movement.running),
+    **dict.fromkeys(("sort", "top_k"), movement.sort),
     "iota": movement.iota,
     "dot_general": products.dot_general,
     "transpose": products.transpose,
@@ -138,7 +140,10 @@ _REFS: dict[str, Rule] = {
 def load(walker: Walker, ref: Ref, transforms: Sequence[Any], aval: Any) -> Any:
     """What reading a Ref gives: the Ref's own memory, not a copy."""
     shape, dtype = tuple(aval.shape), aval.dtype
-    if ref.tile is None or (not shape and dtype.kind in "iub"):
+    if ref.tile is None:
+        return UNKNOWN
+    if not shape and dtype.kind in "iub":
+        _to_register(walker, ref)
         return UNKNOWN  # an index or a count that data decide
     if 0 in shape:
         return fill(0, shape, dtype)
@@ -149,6 +154,18 @@ def load(walker: Walker, ref: Ref, transforms: Sequence[Any], aval: Any) -> Any:
             transfer(walker, dst, _same_elements(walker.access(ref, transforms), dst), _QUEUE)
         return found
     return Array(shape, dtype, pieces_of(walker, ref, transforms), ref=ref)
+
+
+def _to_register(walker: Walker, ref: Ref) -> None:
+    """A number that the sequencers need: one element, to a register of SyncE."""
+    tile = ref.tile
+    if tile is None or tile.memory != "sbuf" or tile.element.bytes > 4:
+        return
+    rank = len(tile.shape)
+    element = Access(tile, ref.turn, 1, (0,) * rank, (1,) * rank, (1,) * rank)
+    made = built(walker, "register_load", element, dst=isa.Register(ref.name), engine="sync")
+    if made is not None:
+        walker.emit(made)
 
 
 def pieces_of(walker: Walker, ref: Ref, transforms: Sequence[Any]) -> list[Access]:

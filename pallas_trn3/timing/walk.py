@@ -209,20 +209,29 @@ class Walker:
             self._unrolled(first, count, body)
 
     def _unrolled(self, first: Index, count: int, body: Callable[[Any], None]) -> None:
+        def all_of_them() -> bool:
+            for k in range(count):
+                body(plain(first + k))
+            return True
+
+        if not self.attempt(all_of_them):
+            self._range(first, count, body, fixed=True)
+
+    def attempt(self, unrolled: Callable[[], Any]) -> Any:
+        """What a function returns that puts a loop down one iteration after another; None, and
+        nothing put down, if that is too much."""
         kept = list(self.nodes), dict(self.assumptions), dict(self.state), self.text
         limit, self.limit = self.limit, min(self.limit, self.text + UNROLLED)
         mine = self.limit < limit
         try:
-            for k in range(count):
-                body(plain(first + k))
-            return
+            return unrolled()
         except _TooMuch:
             if not mine:
                 raise
         finally:
             self.limit = limit
         self.nodes[:], self.assumptions, self.state, self.text = kept
-        self._range(first, count, body, fixed=True)
+        return None
 
     def aside(self, body: Callable[[], Any]) -> tuple[list[Node], Any]:
         """What `body` puts down, without putting it down; and what it returns."""

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
 
 import pallas_trn3 as pltrn
 from jax_trn3.simulator import Loop
@@ -128,3 +129,44 @@ def test_slots_in_turn_stay_loops():
     assert len(loop.body) == 2
     tiles = {tile.name: tile for tile in made.program.tiles()}
     assert tiles["pool"].slots == 4
+
+
+def test_emit_pipeline_is_double_buffered():
+    def add(x_ref, y_ref, z_ref):
+        z_ref[...] = x_ref[...] + y_ref[...]
+
+    def outer(x, y, z):
+        spec = pl.BlockSpec((128, 512), lambda i: (i, 0))
+        pltpu.emit_pipeline(add, grid=(8,), in_specs=[spec, spec], out_specs=[spec])(x, y, z)
+
+    def call(x, y):
+        hbm = pl.BlockSpec(memory_space=pl.ANY)
+        return pl.pallas_call(outer, in_specs=[hbm, hbm], out_specs=hbm, out_shape=shape)(x, y)
+
+    shape = jax.ShapeDtypeStruct((1024, 512), F32)
+    made = program_of(kernel_of_function(call, shape, shape))
+    timeline = simulated(made)
+    names = Counter(i.name for i in timeline.instructions)
+    assert not made.assumptions
+    assert (names["dma_copy"], names["tensor_tensor"]) == (3 * 8, 8)
+    alone = sum(w.dma.latency_ns for w in timeline.work if w.dma) / 3  # if nothing overlapped
+    assert timeline.active_ps < 1000 * alone + sum(d.busy for d in timeline.dma.values())
+
+
+def test_numbers_that_a_loop_carries_are_known():
+    def kernel(x_ref, o_ref):
+        def body(i, carry):
+            slot, other = carry
+            pltrn.tensor_copy(o_ref.at[:, pl.ds(slot * 64, 64)], x_ref.at[:, pl.ds(other * 64, 64)])
+            return jax.lax.rem(slot + 1, 2), slot
+
+        jax.lax.fori_loop(0, 6, body, (0, 1))
+
+    shape = jax.ShapeDtypeStruct((128, 128), F32)
+    made = program_of(kernel_of_function(pl.pallas_call(kernel, out_shape=shape), shape))
+    copies = [i for i in made.program.instructions() if i.name == "tensor_copy"]
+    assert [(i["dst"].start[1] // 64, i["src"].start[1] // 64) for i in copies] in (
+        [(0, 1), (1, 0)] * 3,
+        [(0, 0)] * 6,  # as slots
+    )
+    assert len(copies) == 6
