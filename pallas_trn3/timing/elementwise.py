@@ -121,12 +121,14 @@ def _activated(walker: Walker, name: str, value: Array, shape: Sequence[int], dt
     function, factor, summand = FUNCTIONS[name]
     scale: Any = factor
     bias: Any = summand
-    if value.view == "affine" and value.base is not None:
+    base = value.base
+    if value.view == "affine" and base is not None:
         inner = (value.scale, value.bias)
         if factor == 1 and summand == 0:
-            (scale, bias), value = inner, value.base
+            (scale, bias), value = inner, base
         elif summand == 0 and not any(isinstance(x, Array) for x in inner):
-            scale, bias, value = *(_times(x, factor) for x in inner), value.base
+            scale, bias = (_times(x, factor) for x in inner)
+            value = base
     value = stored(walker, value)
     found = temporary(walker, shape, dtype, layout=value.layout)
     scales, biases = per_piece(walker, scale, value), per_piece(walker, bias, value)

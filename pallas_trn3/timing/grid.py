@@ -11,8 +11,9 @@ from typing import Any
 
 from jax_trn3.hardware import TRAINIUM3, Chip
 from jax_trn3.isa import Access, Index, Origin, Tile, as_index
-from jax_trn3.simulator import Program, Timeline, program, simulate
-from jax_trn3.simulator.allocation import replace_tiles
+from jax_trn3.simulator import DoesNotFit, Program, Timeline, program, simulate
+from jax_trn3.simulator.allocation import allocate, replace_tiles
+from jax_trn3.simulator.errors import IllegalProgram
 from jax_trn3.simulator.liveness import operands
 
 from ..kernel import Block, Kernel
@@ -46,9 +47,25 @@ def program_of(kernel: Kernel, chip: Chip = TRAINIUM3) -> TimedKernel:
 
     **Raises:** what the table's instructions raise for operands that they cannot have.
     """
+    timed = _settled(kernel, chip, rotating=True)
+    try:
+        allocate(timed.program, chip.core)
+    except DoesNotFit:
+        return _settled(kernel, chip, rotating=False)
+    except IllegalProgram:
+        pass  # tiles that the author placed; `simulated` says so
+    return timed
+
+
+def _settled(kernel: Kernel, chip: Chip, rotating: bool) -> TimedKernel:
+    """The kernel's program, its Refs cut where it turns out to index them.
+
+    - `rotating`: Whether values of its own have two places, used in turn.
+    """
     recut: dict[str, dict[int, int]] = {}
     for _ in range(_ATTEMPTS):
         build = _Build(kernel, chip, recut)
+        build.walker.rotating = rotating
         try:
             return build.timed()
         except Recut as again:
@@ -62,7 +79,10 @@ def simulated(timed: TimedKernel, chip: Chip = TRAINIUM3, active_cores: int = 1)
     **Raises:** as `jax_trn3.simulator.simulate`: `IllegalInstruction`, `DoesNotFit` (with the
     kernel's names and lines), `IllegalProgram`.
     """
-    return simulate(timed.program, chip, active_cores=active_cores)
+    try:
+        return simulate(timed.program, chip, active_cores=active_cores)
+    except DoesNotFit as error:
+        raise DoesNotFit(f"kernel {_source(timed.kernel)}: {error}") from None
 
 
 class _Build:

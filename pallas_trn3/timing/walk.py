@@ -75,6 +75,9 @@ class Walker:
     ranges: Ranges = field(default_factory=Ranges)
     assumptions: dict[str, None] = field(default_factory=dict)
     origin: Origin = field(default_factory=Origin)
+    rotating: bool = True
+    """Whether values have two places in loops, used in turn."""
+
     scope: Scope | None = None
     text: int = 0
     limit: float = float("inf")
