@@ -232,6 +232,18 @@ class Checks:
                 f"blocks 0 to {max(extent // size - 1, 0)} of {size}"
             )
 
+    def moved_on(self, cut: Storage, block: Block) -> None:
+        """A block whose place in memory is the next one's now."""
+        if not cut.order:
+            return
+        past = self.order.conflict(cut, (), True, KERNEL, None)
+        if past is not None and past.agent.startswith(COPY):
+            raise Race(
+                f"kernel {self.kernel}: the grid goes on to the next block of {cut.name} while "
+                f"{_doing(past)} {line(past.equation)} ({past.agent}) may still be under way; wait "
+                "for it in the same step"
+            )
+
     def ended(self, run: Any, outputs: Sequence[Block]) -> None:
         """The kernel is over: all outputs written, nothing under way."""
         for ref in run.scratch:

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -16,6 +16,7 @@ from ..kernel import Block, Kernel
 from . import control, instructions, references, semaphores  # noqa: F401 (they enter rules)
 from .checks import Checks
 from .machine import Machine
+from .ranks import Ranks, together
 from .storage import Partly, Storage, allocate, uninitialized
 
 
@@ -34,6 +35,37 @@ def run(kernel: Kernel, operands: Sequence[Any], *, check: bool = False) -> list
         running = _Run(machine, [np.asarray(x) for x in operands])
         results = _alone(running.whole())
         return [np.array(x) for x in results]
+
+
+def run_together(
+    kernel: Kernel,
+    operands: Sequence[Sequence[Any]],
+    axes: Mapping[Any, int],
+    *,
+    check: bool = False,
+) -> list[list[np.ndarray]]:
+    """The outputs of a kernel on each device of a mesh.
+
+    **Arguments:**
+
+    - `operands`: As of `run`, for each device.
+    - `axes`: Sizes of the mesh's axes by name; devices are numbered with the last one fastest.
+
+    **Raises:** as `run`; `EndlessWait` for devices that wait for each other in vain.
+    """
+    ranks = Ranks(axes)
+    if len(operands) != ranks.size:
+        raise ValueError(
+            f"operands of {len(operands)} devices; axes {dict(axes)} have {ranks.size}"
+        )
+    with jax.default_device(jax.devices("cpu")[0]):
+        devices = []
+        for rank, own in enumerate(operands):
+            machine = Machine(kernel, Checks(kernel) if check else None)
+            machine.ranks, machine.rank = ranks, rank
+            devices.append(_Run(machine, [np.asarray(x) for x in own]).whole())
+        results = together(devices, ranks, kernel.name)
+        return [[np.array(x) for x in one] for one in results]
 
 
 def _alone(running: Generator[Any, None, Any]) -> Any:
@@ -134,6 +166,8 @@ class _Run:
 
     def _put(self, block: Block, start: tuple[int, ...]) -> None:
         array, cut = self.arrays[block.number], self.blocks.pop(block.number)
+        if self.machine.checks and cut is not array:
+            self.machine.checks.moved_on(cut, block)
         if cut.written and cut is not array:
             array.write(cut.read(), (_key(block, array.shape, start),))
 

@@ -157,6 +157,114 @@ def hbm_read_back_in_flight():
     return run(kernel, numbers(128, 64), scratch=scratch, out_specs=HBM)
 
 
+@wrong("o_ref", "race", "grid goes on to the next block")
+def copy_over_the_end_of_a_step():
+    """The block is stored while the copy into it is under way."""
+
+    def kernel(x_hbm, o_ref, semaphore):
+        i = pl.program_id(0)
+
+        def fetch(i):
+            return pltpu.make_async_copy(x_hbm.at[:, pl.ds(64 * i, 64)], o_ref, semaphore)
+
+        @pl.when(i > 0)
+        def _():
+            fetch(i - 1).wait()
+
+        fetch(i).start()  # wrong
+
+        @pl.when(i == 2)
+        def _():
+            fetch(i).wait()
+
+    return run(
+        kernel, numbers(128, 192), scratch=[DMA], grid=(3,), in_specs=[HBM],
+        out_specs=pl.BlockSpec((128, 64), lambda i: (0, i)),
+    )  # fmt: skip
+
+
+@wrong("tile", "race", "given back")
+def scope_that_ends_in_flight():
+    def kernel(x_hbm, o_ref, semaphore):
+        o_ref[...] = jnp.zeros_like(o_ref)
+
+        def begin(tile):
+            pltpu.make_async_copy(x_hbm, tile, semaphore).start()  # wrong
+
+        def end(tile):
+            pltpu.make_async_copy(x_hbm, tile, semaphore).wait()
+
+        pl.run_scoped(begin, SBUF((128, 64), F32))  # wrong
+        pl.run_scoped(end, SBUF((128, 64), F32))
+
+    return run(kernel, numbers(128, 64), scratch=[DMA], in_specs=[HBM])
+
+
+@wrong("race")
+def first_of_two_copies_on_one_semaphore():
+    """A semaphore that two copies share says that one of them is over, not which."""
+
+    def kernel(x_hbm, y_hbm, o_ref, one, two, semaphore):
+        first = pltpu.make_async_copy(x_hbm, one, semaphore)
+        second = pltpu.make_async_copy(y_hbm, two, semaphore)
+        first.start()  # wrong
+        second.start()
+        first.wait()
+        o_ref[...] = one[...]  # wrong
+        second.wait()
+
+    tile = SBUF((128, 64), F32)
+    inputs = numbers(128, 64), numbers(128, 64)
+    return run(kernel, *inputs, scratch=[tile, tile, DMA], in_specs=[HBM, HBM])
+
+
+@right
+def copy_within_each_step():
+    def kernel(x_hbm, o_ref, semaphore):
+        i = pl.program_id(0)
+        copy = pltpu.make_async_copy(x_hbm.at[:, pl.ds(64 * i, 64)], o_ref, semaphore)
+        copy.start()
+        copy.wait()
+
+    x = numbers(128, 192)
+    found = run(
+        kernel, x, scratch=[DMA], grid=(3,), in_specs=[HBM],
+        out_specs=pl.BlockSpec((128, 64), lambda i: (0, i)),
+    )  # fmt: skip
+    return found, x
+
+
+@right
+def copy_into_scratch_over_the_end_of_a_step():
+    """Scratch stays where it is."""
+
+    def kernel(x_hbm, o_ref, tiles, semaphores):
+        i = pl.program_id(0)
+
+        def fetch(i):
+            return pltpu.make_async_copy(
+                x_hbm.at[:, pl.ds(64 * i, 64)], tiles.at[i % 2], semaphores.at[i % 2]
+            )
+
+        @pl.when(i == 0)
+        def _():
+            fetch(0).start()
+
+        @pl.when(i < 2)
+        def _():
+            fetch(i + 1).start()
+
+        fetch(i).wait()
+        o_ref[...] = tiles[i % 2]
+
+    x = numbers(128, 192)
+    found = run(
+        kernel, x, scratch=[SBUF((128, 64), F32, buffers=2), DMA((2,))], grid=(3,), in_specs=[HBM],
+        out_specs=pl.BlockSpec((128, 64), lambda i: (0, i)),
+    )  # fmt: skip
+    return found, x
+
+
 @right
 def read_after_the_wait():
     def kernel(x_hbm, o_ref, tile, semaphore):

@@ -7,7 +7,7 @@ from jax.experimental import pallas as pl
 
 import pallas_trn3 as pltrn
 
-from .cases import BF16, F32, I32, like, moved, numbers, right, run, wrong
+from .cases import BF16, F32, HBM, I32, like, moved, numbers, right, run, wrong
 
 SBUF, PSUM = pltrn.SBUF, pltrn.PSUM
 
@@ -166,6 +166,86 @@ def sum_of_a_row_with_a_gap():
         o_ref[...] = jnp.sum(tile[...], axis=1, keepdims=True)  # wrong
 
     return run(kernel, numbers(128, 64), out=like((128, 1)), scratch=[SBUF((128, 64), F32)])
+
+
+@wrong("tile", "have never been written")
+def sorted_with_a_gap():
+    def kernel(x_ref, o_ref, tile):
+        tile[:, 0:32] = x_ref[:, 0:32]
+        o_ref[...] = jnp.sort(tile[...], axis=1)[:, 0:8]  # wrong
+
+    return run(kernel, numbers(128, 64), out=like((128, 8)), scratch=[SBUF((128, 64), F32)])
+
+
+@wrong("tile", "have never been written")
+def largest_8_with_a_gap():
+    def kernel(x_ref, o_ref, tile):
+        tile[:, 0:32] = x_ref[:, 0:32]
+        pltrn.max8(o_ref, tile)  # wrong
+
+    return run(kernel, numbers(128, 64), out=like((128, 8)), scratch=[SBUF((128, 64), F32)])
+
+
+@wrong("rows", "have never been written")
+def rows_to_gather():
+    def kernel(x_hbm, o_ref, rows):
+        pltrn.dma_copy(o_ref, x_hbm, src_index=rows)  # wrong
+
+    return run(
+        kernel, numbers(128, 64), out=like((32, 64)), scratch=[SBUF((32, 1), I32)], in_specs=[HBM]
+    )
+
+
+@wrong("count", "have never been written")
+def how_often_to_loop():
+    def kernel(x_ref, o_ref, count):
+        o_ref[...] = x_ref[...]
+
+        def body(i, _):
+            o_ref[...] += 1.0
+            return 0
+
+        lax.fori_loop(0, count[0, 0], body, 0)  # wrong
+
+    return run(kernel, numbers(128, 64), scratch=[SBUF((1, 1), I32)])
+
+
+@right
+def largest_8_of_written_partitions():
+    def kernel(x_ref, o_ref, tile, largest):
+        tile[0:64] = x_ref[0:64]
+        pltrn.max8(largest, tile)
+        o_ref[...] = largest[0:64]
+
+    x = numbers(128, 64)
+    scratch = [SBUF((128, 64), F32), SBUF((128, 8), F32)]
+    return run(kernel, x, out=like((64, 8)), scratch=scratch), -np.sort(-x[:64], axis=1)[:, :8]
+
+
+@right
+def select_protects():
+    def kernel(x_ref, p_ref, o_ref, tile):
+        tile[:, 0:32] = x_ref[:, 0:32]
+        pltrn.select_reduce(o_ref, p_ref, tile, 0.0)
+
+    x = numbers(128, 64)
+    columns = np.broadcast_to(np.arange(64) < 32, (128, 64))
+    found = run(kernel, x, columns.astype(np.uint8), scratch=[SBUF((128, 64), F32)])
+    return found, np.where(columns, x, 0)
+
+
+@right
+def affine_select_protects():
+    def kernel(x_ref, o_ref, tile):
+        tile[:, 0:32] = x_ref[:, 0:32]
+        pltrn.affine_select(
+            o_ref, tile, pattern=((1, 64),), channel_multiplier=0, on_false_value=0.0,
+            cmp_op="less", offset=-32,
+        )  # fmt: skip
+
+    x = numbers(128, 64)
+    found = run(kernel, x, scratch=[SBUF((128, 64), F32)])
+    return found, np.where(np.arange(64) < 32, x, 0)
 
 
 # ---- behind a choice ----
