@@ -32,10 +32,14 @@ def measured(entry: Entry, chip: str) -> tuple[float, float, float]:
 
 def main() -> None:
     """Prints the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("names", nargs="*", help="parts of names; all if left out")
     chosen = parser.parse_args().names
-    print(f"{'kernel':64} {'chip':5} {'us':>9} {'bound':>7} {'of all':>7} {'of active':>9} {'s':>5}")
+    print(
+        f"{'kernel':64} {'chip':5} {'us':>9} {'bound':>7} {'of all':>7} {'of active':>9} {'s':>5}"
+    )
     for name, entry in CATALOGUE.items():
         if chosen and not any(part in name for part in chosen):
             continue

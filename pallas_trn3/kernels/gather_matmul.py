@@ -42,9 +42,7 @@ def all_gather_matmul(
     to_left = [(d, (d - 1) % devices) for d in range(devices)]
 
     def product(rows: jax.Array) -> jax.Array:
-        return matmul(
-            rows, y, precision=precision, preferred_element_type=preferred_element_type
-        )
+        return matmul(rows, y, precision=precision, preferred_element_type=preferred_element_type)
 
     def step(held: jax.Array, _: None) -> tuple[jax.Array, jax.Array]:
         # Sent before it is multiplied: neither waits for the other.

@@ -43,8 +43,8 @@ _MOVING_BYTES = 128 * 1024
 results."""
 
 _MOST_COLUMNS = 1024
-"""Of `y`, for several groups of rows: rows of 2 KiB are nearly as fast as longer ones, and the first
-product waits for them."""
+"""Of `y`, for several groups of rows: pieces of 2 KiB are nearly as fast as longer ones, and the
+first product waits for them."""
 
 _FLOATS = ("bfloat16", "float16", "float32", *FP8)
 
@@ -63,7 +63,7 @@ def matmul(
 
     - `x`: [..., M, K], bfloat16, float16, float32 or float8, or an MXArray with blocks along K.
     - `y`: [K, N], likewise. An MXArray is brought into the tensor engine's order at every call,
-      which takes longer than the product; do it once, `pack_mx(weights, "rhs")`, and hand that over.
+      which takes longer than the product; do it once, `pack_mx(weights, "rhs")`, and use that.
     - `precision`: "default" multiplies what the operands hold and sums in float32; two float8
       operands in the double-row mode. "mxfp8" (elements float8_e4m3fn) and "mxfp8_e5m2" quantize
       bfloat16 and float16 operands on the way, in blocks of 32 along K. With an MXArray it must
@@ -263,9 +263,7 @@ def _kernel(
         number = (first + p) * groups
         tiled(cut.m, cut.rows, functools.partial(group, out, number, n0, width))
 
-    def group(
-        out: Any, first: Any, n0: Any, width: int, g: Any, m0: Any, rows: int
-    ) -> None:
+    def group(out: Any, first: Any, n0: Any, width: int, g: Any, m0: Any, rows: int) -> None:
         held, number = xt.at[turn(first + g, 2)], first + g
 
         def load(tile: Any, k0: Any, depth: int) -> None:
@@ -281,9 +279,7 @@ def _kernel(
         def results(n: Any, c0: Any, columns: int) -> None:
             bank = psum.at[turn(number * panels + n, 2)]
             blocks = [
-                (row, column)
-                for row in pieces(rows, ROWS)
-                for column in pieces(columns, COLUMNS)
+                (row, column) for row in pieces(rows, ROWS) for column in pieces(columns, COLUMNS)
             ]
 
             def multiply(tile: Any, k0: Any, depth: int) -> None:

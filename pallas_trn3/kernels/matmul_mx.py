@@ -50,9 +50,7 @@ _BROUGHT_TOGETHER = ("vector", "scalar", "vector", "scalar")
 Operand = jax.Array | MXArray | PackedMX
 
 
-def mx_matmul(
-    x: Operand, y: Operand, format: str | None, dtype: Any, scale_rule: str
-) -> jax.Array:
+def mx_matmul(x: Operand, y: Operand, format: str | None, dtype: Any, scale_rule: str) -> jax.Array:
     """`matmul` of [..., M, K] and [K, N] where an operand is, or is to be, in MX.
 
     **Arguments:**

@@ -29,9 +29,7 @@ _WEIGHTS = 16
 """Tiles of weights in rotation."""
 
 
-def route(
-    logits: jax.Array, k: int, *, normalize: bool = True
-) -> tuple[jax.Array, jax.Array]:
+def route(logits: jax.Array, k: int, *, normalize: bool = True) -> tuple[jax.Array, jax.Array]:
     """Gates and experts of each token: the k largest of softmax(logits), the largest first.
 
     **Arguments:**
@@ -117,7 +115,7 @@ def _route_kernel(
         pltrn.tensor_scalar(less, one, -1.0, op0="multiply")
         summed, over = total.at[slot, part], scale.at[slot, part]
         taken = top.at[:, pl.ds(0, k)] if normalize else row
-        room = (share.at[:, pl.ds(0, k)] if normalize else powers.at[slot, part])
+        room = share.at[:, pl.ds(0, k)] if normalize else powers.at[slot, part]
         pltrn.activation_reduce(room, taken, summed, less, op="exp", reduce_op="add")
         if not normalize:
             pltrn.activation(share, top, less, op="exp")
@@ -171,8 +169,15 @@ def expert_matmul(
 
     **Raises:** `TypeError` for other dtypes, `ValueError` for shapes that do not match.
     """
-    if lhs.ndim != 2 or rhs.ndim != 3 or lhs.shape[1] != rhs.shape[1] or 0 in (*lhs.shape, *rhs.shape):
-        raise ValueError(f"lhs {lhs.shape}, rhs {rhs.shape}; they are [T, K], [E, K, N], sizes >= 1")
+    if (
+        lhs.ndim != 2
+        or rhs.ndim != 3
+        or lhs.shape[1] != rhs.shape[1]
+        or 0 in (*lhs.shape, *rhs.shape)
+    ):
+        raise ValueError(
+            f"lhs {lhs.shape}, rhs {rhs.shape}; they are [T, K], [E, K, N], sizes >= 1"
+        )
     if group_sizes.shape != rhs.shape[:1] or not jnp.issubdtype(group_sizes.dtype, jnp.integer):
         raise ValueError(
             f"group_sizes is {group_sizes.dtype}{list(group_sizes.shape)}; integers "
@@ -208,9 +213,7 @@ def expert_matmul_reference(
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
-def _expert_matmul(
-    lhs: jax.Array, rhs: jax.Array, group_sizes: jax.Array, dtype: Any
-) -> jax.Array:
+def _expert_matmul(lhs: jax.Array, rhs: jax.Array, group_sizes: jax.Array, dtype: Any) -> jax.Array:
     tokens, experts = lhs.shape[0], rhs.shape[0]
     rows = next((r for r in (512, 256) if tokens >= r * experts), _SIDE)
     groups = tokens // rows + experts

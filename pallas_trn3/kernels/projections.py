@@ -84,9 +84,7 @@ def _together_backward(dtype: Any, kept: Any, cotangents: Any) -> Any:
     """The gradient of x sums three products in float32."""
     x, weights = kept
     grads = [g.astype(x.dtype) for g in cotangents]
-    parts = [
-        matmul(g, w.T, preferred_element_type=jnp.float32) for g, w in zip(grads, weights)
-    ]
+    parts = [matmul(g, w.T, preferred_element_type=jnp.float32) for g, w in zip(grads, weights)]
     dx = functools.reduce(jnp.add, parts).astype(x.dtype)
     return dx, tuple(matmul(x.T, g, preferred_element_type=x.dtype) for g in grads)
 

@@ -36,7 +36,7 @@ def test_values(dtype: str, shape: tuple[int, int, int]) -> None:
     m, k, n = shape
     x, y = drawn(m, k, dtype=dtype), drawn(k, n, dtype=dtype)
     product = jax.jit(matmul)(x, y)
-    assert product.dtype == dtype and product.shape == (m, n)
+    assert (product.dtype, product.shape) == (dtype, (m, n))
     check(product, x, y, float(jnp.finfo(dtype).eps))
     check(matmul_reference(x, y), x, y, float(jnp.finfo(dtype).eps))
 
@@ -65,7 +65,7 @@ def test_result_type_and_leading_dimensions() -> None:
     x, y = drawn(2, 3, 40), drawn(40, 5, dtype=jnp.float32)
     assert jax.eval_shape(matmul, x, y) == jax.eval_shape(jnp.matmul, x, y)
     wide = jax.jit(partial(matmul, preferred_element_type=jnp.float32))(x, y.astype(jnp.bfloat16))
-    assert wide.dtype == jnp.float32 and wide.shape == (2, 3, 5)
+    assert (wide.dtype, wide.shape) == (jnp.float32, (2, 3, 5))
 
 
 def test_vmap() -> None:
@@ -90,7 +90,11 @@ def test_derivatives() -> None:
     ("call", "error", "message"),
     [
         (lambda: matmul(drawn(2, 3), drawn(4, 5)), ValueError, "x is .* and y"),
-        (lambda: matmul(drawn(2, 3), drawn(3, 5), precision="high"), ValueError, "allowed: default"),
+        (
+            lambda: matmul(drawn(2, 3), drawn(3, 5), precision="high"),
+            ValueError,
+            "allowed: default",
+        ),
         (lambda: matmul(drawn(2, 3).astype(int), drawn(3, 5)), TypeError, "x is int32"),
         (lambda: matmul(jnp.zeros((0, 3)), jnp.zeros((3, 5))), ValueError, "sizes >= 1"),
     ],
