@@ -35,7 +35,7 @@ PRODUCT = TILE
 
 def choices_for(chip: Chip, causal: bool = False) -> Choices:
     """What is best on a chip, found by simulation at 4096 queries and keys of 128 features; with
-    `causal` in sections so short that a kernel's text stays so."""
+    `causal` in shorter sections, whose steps are too short to wait for transposes by DMA."""
     if chip.core.generation >= 4:
         best = Choices()
     else:
@@ -43,7 +43,9 @@ def choices_for(chip: Chip, causal: bool = False) -> Choices:
             moved_by_scalar=0, turned_by_dma=6, exponentials="scalar", bank=1024, move=1024,
             raised=512,
         )  # fmt: skip
-    return replace(best, section=1024) if causal else best
+    if not causal:
+        return best
+    return replace(best, section=2048, turned_by_dma=0 if best.exponentials == "vector" else 2)
 
 
 def forward(
@@ -304,7 +306,8 @@ def _plan(
         left, right = window[0], 0 if causal else window[1]
         return _Band(queries, keys, left, right, choices, most)
     if causal:
-        return _Causal(queries, keys, choices)
+        short = queries <= most * ROWS
+        return (_Triangle if short else _Causal)(queries, keys, choices)
     return _Full(queries, keys, choices, most)
 
 
@@ -363,6 +366,58 @@ class _Full(_Plan):
         rows = (self.groups * ROWS, 1)
         edge = self.real - (self.sections - 1) * self.held - 1
         return np.zeros(rows, np.float32), np.full(rows, edge, np.float32)
+
+
+class _Triangle(_Plan):
+    """Queries see the keys up to their own number, and all are in SBUF: of each section, the groups
+    on the diagonal, then those behind it."""
+
+    masks = True
+
+    def __init__(self, queries: int, keys: int, choices: Choices) -> None:
+        per = TILE // ROWS
+        self.blocks, self.groups = 1, math.ceil(queries / TILE) * per
+        self.keys = self.groups * ROWS
+        self.held = self.widest = min(choices.section, self.keys)
+        self.sections = math.ceil(self.keys / self.held)
+        self.slots = 2 * self.sections
+        self.carries = self.groups > per and self.sections == 1
+
+    def work(
+        self, number: Any, block: Any, begin: Callable[[], None], load: Callable[..., None],
+        store: Callable[..., None],
+    ) -> Sequence[Run | Repeat]:  # fmt: skip
+        per = TILE // ROWS
+        turn = lax.rem(jnp.int32(number), 2) * self.sections
+
+        def run(section: int, first: int, stop: int, size: int, diagonal: bool) -> Run:
+            tiles = _tiles(0, size, lambda at, n: diagonal and at + n == size)
+            start = section * self.held
+
+            def step(at: Any) -> Step:
+                return Step(first + at, turn + section, tiles, store, section == 0, diagonal, start)
+
+            def before() -> None:
+                if first * ROWS == start:
+                    load(turn + section, start, min(self.held, self.keys - start))
+                if first == 0:
+                    begin()
+
+            return Run(stop - first, step, before)
+
+        runs = []
+        for section in range(self.sections):
+            begins = section * self.held // ROWS
+            ends = min(begins + self.held // ROWS, self.groups)
+            for first in range(begins, ends, per):
+                runs.append(run(section, first, first + per, (first + per - begins) * ROWS, True))
+            if ends < self.groups:
+                runs.append(run(section, ends, self.groups, self.held, False))
+        return runs
+
+    def bounds(self, queries: int, keys: int) -> tuple[np.ndarray, np.ndarray]:
+        rows = np.arange(self.keys, dtype=np.float32)[:, None]
+        return np.zeros_like(rows), rows
 
 
 class _Causal(_Plan):
