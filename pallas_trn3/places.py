@@ -12,6 +12,8 @@ def line(equation: Any) -> str:
     name = equation.primitive.name
     if name == "trn3_instruction":
         name = equation.params["name"]
+    elif name == "trn3_collective":
+        name = equation.params["kind"]
     return str(origin_of(equation.source_info, _NAMES.get(name, name)))
 
 

@@ -47,6 +47,11 @@ class Machine:
         """None: nothing is checked."""
         self.axes: Sequence[Any] = ()
         """Index and size in each dimension of the grid that the kernel sees."""
+        self.ranks: Any = None
+        """All devices that run the kernel together."""
+        self.rank = 0
+        self.turns: dict[int, int] = {}
+        """How often each collective was reached."""
 
     def run(self, jaxpr: Any, consts: Sequence[Any], inputs: Sequence[Any]) -> Running:
         """A program's results."""

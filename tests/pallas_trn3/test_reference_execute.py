@@ -30,7 +30,8 @@ def same_bits(function, *operands, check=True):
     assert len(found) == len(expected)
     for ours, theirs in zip(found, expected):
         theirs = np.asarray(theirs)
-        assert ours.dtype == theirs.dtype and ours.shape == theirs.shape
+        assert ours.dtype == theirs.dtype
+        assert ours.shape == theirs.shape
         assert ours.tobytes() == theirs.tobytes()
 
 
