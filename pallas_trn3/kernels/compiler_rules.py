@@ -57,7 +57,8 @@ def suits(lhs: Any, rhs: Any, group_sizes: Any, params: dict[str, Any]) -> bool:
 
 def _lowered(ctx: Any, lhs: Any, rhs: Any, group_sizes: Any, **params: Any) -> Any:
     function: Any = lax_internal._ragged_dot_general_impl
-    if suits(*ctx.avals_in[:3], params):
+    x, y, sizes = ctx.avals_in
+    if suits(x, y, sizes, params):
         preferred = params["preferred_element_type"]
 
         def function(x: Any, y: Any, sizes: Any, **_: Any) -> Any:

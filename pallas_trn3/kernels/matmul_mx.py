@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -47,7 +47,8 @@ _BROUGHT_TOGETHER = ("vector", "scalar", "vector", "scalar")
 """Who copies the rows of each slot of a plain `y` into quads."""
 
 
-Operand = jax.Array | MXArray | PackedMX
+Operand: TypeAlias = Any
+"""A jax.Array, an MXArray or a PackedMX."""
 
 
 def mx_matmul(x: Operand, y: Operand, format: str | None, dtype: Any, scale_rule: str) -> jax.Array:

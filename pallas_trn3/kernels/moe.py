@@ -137,7 +137,7 @@ def _route_forward(logits: jax.Array, k: int, normalize: bool) -> Any:
 def _route_backward(k: int, normalize: bool, kept: Any, cotangents: Any) -> tuple[jax.Array]:
     logits, experts = kept
     _, pull = jax.vjp(lambda x: _gates(x.astype(jnp.float32), experts, normalize), logits)
-    return pull(cotangents[0])  # type: ignore[no-any-return]
+    return pull(cotangents[0])
 
 
 _route.defvjp(_route_forward, _route_backward)

@@ -41,14 +41,14 @@ def qkv_projection(
     together = precision == "default" and len(one) == 1 and x.shape[-1] <= longest(x.dtype)
     plain = not any(isinstance(w, MXArray) for w in weights)
     if not (together and plain and _fit(x, weights)):
-        return tuple(  # type: ignore[return-value]
+        return tuple(
             matmul(x, w, precision=precision, preferred_element_type=preferred_element_type)
             for w in weights
         )
-    x, *weights = alike(x, *weights)
+    x, *plain_weights = alike(x, *weights)
     flat = x.reshape(-1, x.shape[-1])
-    found = _together(flat, tuple(weights), jnp.dtype(preferred_element_type or x.dtype))
-    return tuple(p.reshape(*x.shape[:-1], p.shape[1]) for p in found)  # type: ignore[return-value]
+    found = _together(flat, tuple(plain_weights), jnp.dtype(preferred_element_type or x.dtype))
+    return tuple(p.reshape(*x.shape[:-1], p.shape[1]) for p in found)
 
 
 def _fit(x: jax.Array, weights: Any) -> bool:
@@ -68,7 +68,7 @@ def qkv_projection_reference(
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """The same in plain JAX."""
     options: Any = {"precision": precision, "preferred_element_type": preferred_element_type}
-    return tuple(matmul_reference(x, w, **options) for w in (query, key, value))  # type: ignore[return-value]
+    return tuple(matmul_reference(x, w, **options) for w in (query, key, value))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))

@@ -85,8 +85,8 @@ def _swiglu(x: jax.Array, gate: jax.Array, up: jax.Array, down: jax.Array) -> ja
     rows = next((count for count in (512, 256, 128) if count <= fitting), None)
     if rows is None:
         raise ValueError(
-            f"swiglu of D={d} and F={f}: SBUF holds {fitting} rows of them, 128 are needed; split F "
-            "and add up the results"
+            f"swiglu of D={d} and F={f}: SBUF holds {fitting} rows of them, 128 are needed; "
+            "split F and add up the results"
         )
     cut = _Cut(m, d, f, e, min(rows, m))
     hbm = pl.BlockSpec(memory_space=pltrn.HBM)

@@ -137,7 +137,7 @@ def _by_tensor_engine(
 def _enter() -> None:
     x = jax.ShapeDtypeStruct((4096, 4096), jnp.bfloat16)
     for engine in ("tensor", "dma"):
-        entry = Entry(functools.partial(transpose, engine=engine), (x,), "hbm")  # type: ignore[arg-type]
+        entry = Entry(functools.partial(transpose, engine=engine), (x,), "hbm")
         CATALOGUE[f"transpose bfloat16 4096x4096, {engine}"] = entry
 
 
