@@ -20,7 +20,7 @@ from .rows import (
     check_floats,
     columns,
     cut,
-    in_two_steps,
+    in_steps,
     over_rows,
 )
 
@@ -188,13 +188,14 @@ def _rms_gradient(eps: float, residuals: Any, dy: jax.Array) -> tuple[jax.Array,
     rows, n = x.shape
     x, dy = _whole_blocks(x, dy)
     size = x.dtype.itemsize
-    blocks = cut("rmsnorm", x.shape[0], 2 * n * size, n * size, 2 * n * (4 + size), 4 * n * 5)
+    blocks = cut("rmsnorm", x.shape[0], 2 * n * size, n * size, 2 * n * (4 + size), n * (20 + size))
     slots = 2 * blocks.together
     scratch = [
         *spread_scratch(n, 1),
         columns(n, jnp.float32, slots),
         columns(n, x.dtype, slots),
         columns(n, jnp.float32, 3),
+        columns(n, x.dtype, 1),
         pltrn.SBUF((slots, 4, PARTITIONS, 1), jnp.float32),
         pltrn.PSUM((PARTITIONS, -(-n // PARTITIONS)), jnp.float32),
     ]
@@ -208,7 +209,8 @@ def _rms_gradient(eps: float, residuals: Any, dy: jax.Array) -> tuple[jax.Array,
 
 def _rms_backward(
     x: Any, dy: Any, line: Any, dx: Any, sums: Any, ones: Any, product: Any, weight: Any,
-    weighted: Any, kept: Any, work: Any, small: Any, total: Any, *, eps: float, together: int,
+    weighted: Any, kept: Any, work: Any, idle: Any, small: Any, total: Any, *, eps: float,
+    together: int,
 ) -> None:  # fmt: skip
     spread([line], ones, product, weight)
     _from_zero(total)
@@ -221,7 +223,7 @@ def _rms_backward(
         pltrn.tensor_tensor(t, of_dy, weight.at[0], op="multiply", engine="gpsimd")
         pltrn.tensor_tensor(q, of_dy, here, op="multiply", engine="gpsimd")
         # Of squares and products only the sums are needed.
-        pltrn.activation_reduce(u, here, squares, op="square", reduce_op="add")
+        pltrn.activation_reduce(idle.at[0], here, squares, op="square", reduce_op="add")
         pltrn.activation(r, squares, bias=eps, scale=1 / n, op="rsqrt")
         pltrn.tensor_copy(kept.at[slot], here)
         pltrn.tensor_tensor(p, t, here, op="multiply", engine="vector")
@@ -233,10 +235,12 @@ def _rms_backward(
         pltrn.tensor_tensor(factor, r, r, op="multiply")
         pltrn.scalar_tensor_tensor(factor, factor, r, inner, op0="multiply", op1="multiply")
         pltrn.activation(u, kept.at[slot], scale=factor, op="copy")
-        row = dx.at[:, pl.ds(g, 1)]
+
+    def third(g: int, slot: Any) -> None:
+        row, r = dx.at[:, pl.ds(g, 1)], small.at[slot, 1]
         pltrn.scalar_tensor_tensor(row, weighted.at[slot], r, u, op0="multiply", op1="add")
 
-    in_two_steps(first, second, together)
+    in_steps(together, (1, second), (0, first), (1, third))
     _at_the_end(sums, total)
 
 
@@ -280,7 +284,7 @@ def _layer_forward(
     def second(g: int, slot: Any) -> None:
         line_row(y.at[:, pl.ds(g, 1)], normal.at[slot], lines.at[0], lines.at[1])
 
-    in_two_steps(first, second, together)
+    in_steps(together, (0, first), (1, second))
 
 
 def _layer_residuals(
@@ -298,13 +302,14 @@ def _layer_gradient(
     rows, n = x.shape
     x, dy = _whole_blocks(x, dy)
     size = x.dtype.itemsize
-    blocks = cut("layernorm", x.shape[0], 2 * n * size, n * size, 4 * n * 4, 4 * n * 4)
+    blocks = cut("layernorm", x.shape[0], 2 * n * size, n * size, 4 * n * 4, n * (16 + size))
     slots, chunks = 2 * blocks.together, -(-n // PARTITIONS)
     scratch = [
         *spread_scratch(n, 1),
         columns(n, jnp.float32, slots),
         columns(n, jnp.float32, slots),
         columns(n, jnp.float32, 2),
+        columns(n, x.dtype, 1),
         pltrn.SBUF((slots, 2, PARTITIONS, 2), jnp.float32),
         pltrn.SBUF((slots, 3, PARTITIONS, 1), jnp.float32),
         columns(_triples(n), jnp.float32, 2),
@@ -324,8 +329,9 @@ def _layer_gradient(
 
 def _layer_backward(
     x: Any, dy: Any, line: Any, dx: Any, of_weight: Any, of_bias: Any, ones: Any, product: Any,
-    weight: Any, normal: Any, weighted: Any, work: Any, small: Any, inner: Any, triples: Any,
-    by_weight: Any, by_bias: Any, one: Any, one_narrow: Any, *, eps: float, together: int,
+    weight: Any, normal: Any, weighted: Any, work: Any, idle: Any, small: Any, inner: Any,
+    triples: Any, by_weight: Any, by_bias: Any, one: Any, one_narrow: Any, *, eps: float,
+    together: int,
 ) -> None:  # fmt: skip
     spread([line], ones, product, weight)
     _from_zero(by_weight, by_bias)
@@ -341,9 +347,9 @@ def _layer_backward(
         normal_row(z, x.at[:, pl.ds(g, 1)], small.at[slot], triples.at[g % 2], eps)
         pltrn.tensor_tensor(q, of_dy, z, op="multiply", engine="gpsimd")
         # What is written is not needed: the sums are.
-        pltrn.activation_reduce(p, t, mean_t, op="copy", reduce_op="add", scale=-1 / n)
+        pltrn.activation_reduce(idle.at[0], t, mean_t, op="copy", reduce_op="add", scale=-1 / n)
         pltrn.tensor_tensor(p, t, z, op="multiply", engine="vector")
-        pltrn.activation_reduce(p, p, mean_tz, op="copy", reduce_op="add", scale=-1 / n)
+        pltrn.activation_reduce(idle.at[0], p, mean_tz, op="copy", reduce_op="add", scale=-1 / n)
         going_on = (pl.program_id(0) > 0) | (g > 0)
         _add_up(by_weight, q, one, going_on)
         _add_up(by_bias, of_dy, one_narrow, going_on)
@@ -355,7 +361,7 @@ def _layer_backward(
         pltrn.scalar_tensor_tensor(z, z, mean_tz, weighted.at[slot], op0="multiply", op1="add")
         pltrn.activation(dx.at[:, pl.ds(g, 1)], z, bias=shift, scale=r, op="copy")
 
-    in_two_steps(first, second, together)
+    in_steps(together, (0, first), (1, second))
     _at_the_end(of_weight, by_weight)
     _at_the_end(of_bias, by_bias)
 
@@ -407,10 +413,14 @@ def _entries() -> Iterator[tuple[str, Entry]]:
         x = jax.ShapeDtypeStruct((16_384, 4_096), dtype)
         yield f"rmsnorm {dtype} 16384x4096", Entry(rmsnorm, (x, line), "hbm")
         yield f"layernorm {dtype} 16384x4096", Entry(layernorm, (x, line, line), "hbm")
+        # Of rows half as long: SBUF has to hold some more of them.
+        x = jax.ShapeDtypeStruct((16_384, 2_048), dtype)
         rms = functools.partial(_rms_gradient, 1e-6)
         layer = functools.partial(_layer_gradient, 1e-5)
-        yield f"rmsnorm derivative {dtype} 16384x4096", Entry(rms, ((x, line), x), "hbm")
-        yield f"layernorm derivative {dtype} 16384x4096", Entry(layer, ((x, line, line), x), "hbm")
+        short = jax.ShapeDtypeStruct((2_048,), jnp.float32)
+        yield f"rmsnorm derivative {dtype} 16384x2048", Entry(rms, ((x, short), x), "hbm")
+        whole = ((x, short, short), x)
+        yield f"layernorm derivative {dtype} 16384x2048", Entry(layer, whole, "hbm")
 
 
 CATALOGUE.update(_entries())

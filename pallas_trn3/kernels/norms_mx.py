@@ -16,8 +16,7 @@ from jax import lax
 from jax.experimental import pallas as pl
 
 import pallas_trn3 as pltrn
-from jax_trn3.numerics import MXArray
-from jax_trn3.numerics import element_format
+from jax_trn3.numerics import MXArray, element_format
 
 from .catalogue import CATALOGUE, Entry
 from .norms import (
@@ -30,7 +29,7 @@ from .norms import (
     spread,
     spread_scratch,
 )
-from .rows import PARTITIONS, as_rows, columns, cut, everywhere, in_two_steps
+from .rows import PARTITIONS, as_rows, columns, cut, everywhere, in_steps
 
 _QUAD = 4
 _WIDE = PARTITIONS * _QUAD
@@ -111,25 +110,26 @@ def _quantized(
     shared = -(-chunks // _QUAD)
     # Held: a row's result twice, what becomes of it, and its scales.
     held = 2 * 2 * chunks * _WIDE + 2 * chunks * _WIDE + 2 * shared * PARTITIONS
-    held += 4 * n if len(lines) > 1 else 0
-    fixed = 4 * n * (1 + 2 * len(lines)) + 2 * 2 * _WIDE
+    held += 2 * 4 * n if len(lines) > 1 else 0
+    fixed = 4 * n * (1 if len(lines) == 1 else 0) + 4 * n * 2 * len(lines) + 8 * 2 * _WIDE
     # Neighbouring rows are in neighbouring partitions here: in HBM, a partition's are one run.
     blocks = cut(name, rows, n * size, 0, held, fixed, most=4)
     steps, across = rows // (PARTITIONS * blocks.together), PARTITIONS * blocks.together
     tiles = 2 * blocks.together
     scratch = {
-        "work": columns(n, jnp.float32, blocks.together if len(lines) > 1 else 1),
+        "work": columns(n, jnp.float32, tiles if len(lines) > 1 else 1),
         "small": pltrn.SBUF((tiles, 2, PARTITIONS, len(lines)), jnp.float32),
         "triples": columns(_triples(n), jnp.float32, 2),
         "y": columns(chunks * _WIDE, narrow, tiles),
         "turned": pltrn.PSUM((4, PARTITIONS, PARTITIONS, _QUAD), narrow),
-        "wide": columns(_WIDE, narrow, 2),
+        # As many as ScalarE fills while VectorE has a row to scale.
+        "wide": columns(_WIDE, narrow, min(chunks, 8)),
         "packed": pltrn.SBUF((2, chunks, PARTITIONS, across, _QUAD), element_format(dtype).dtype),
         "scale": pltrn.SBUF((2, shared, PARTITIONS, across), jnp.uint8),
     }
     quads, scales = pl.pallas_call(
         functools.partial(_kernel, eps=float(eps), scale_rule=scale_rule, lines=len(lines)),
-        grid=(steps + 1,),
+        grid=(steps + len(lines),),
         in_specs=[
             pl.BlockSpec(
                 (blocks.together, PARTITIONS, n),
@@ -158,20 +158,23 @@ def _kernel(x: Any, *refs: Any, eps: float, scale_rule: str, lines: int) -> None
     _filled(y, own["scale"], n)
 
     def normal(g: int, slot: Any) -> None:
+        normal_row(work.at[slot], x.at[g], small.at[slot], own["triples"].at[g % 2], eps)
+
+    def on_line(g: int, slot: Any) -> None:
         result = y.at[slot, :, pl.ds(0, n)]
-        if lines == 1:
-            rms_row(result, x.at[g], everywhere.at[0], work.at[0], small.at[slot], eps)
-        else:
-            normal_row(work.at[g], x.at[g], small.at[slot], own["triples"].at[g % 2], eps)
-            line_row(result, work.at[g], everywhere.at[0], everywhere.at[1])
+        line_row(result, work.at[slot], everywhere.at[0], everywhere.at[1])
+
+    def scaled(g: int, slot: Any) -> None:
+        result = y.at[slot, :, pl.ds(0, n)]
+        rms_row(result, x.at[g], everywhere.at[0], work.at[0], small.at[slot], eps)
 
     def quantized(g: int, slot: Any) -> None:
-        step = pl.program_id(0) - 1
+        step = pl.program_id(0) - lines  # the first stage's block
         place = lax.rem(step, 2)
         packed, scale = own["packed"].at[place], own["scale"].at[place]
         rows = pl.ds(g * PARTITIONS, PARTITIONS)
         for k in range(packed.shape[0]):
-            wide = own["wide"].at[k % 2]
+            wide = own["wide"].at[k % own["wide"].shape[0]]
             _turned(wide, y.at[slot], own["turned"].at[k % 4], k)
             first = pl.ds(_QUAD * (k % _QUAD), _LAST)
             scale_part = scale.at[k // _QUAD, first, rows]
@@ -179,11 +182,12 @@ def _kernel(x: Any, *refs: Any, eps: float, scale_rule: str, lines: int) -> None
         if g == together - 1:
             here = pl.ds(step * packed.shape[2], packed.shape[2])
             for k in range(packed.shape[0]):
-                pltrn.dma_copy(quads.at[k, :, here], packed.at[k], engine="dma:sync")
+                pltrn.dma_copy(quads.at[k, :, here], packed.at[k], engine=f"dma:sync.quads{k % 4}")
             for k in range(scale.shape[0]):
                 pltrn.dma_copy(scales.at[k, :, here], scale.at[k], engine="dma:gpsimd")
 
-    in_two_steps(normal, quantized, together)
+    stages = [(0, scaled)] if lines == 1 else [(0, normal), (1, on_line)]
+    in_steps(together, *stages, (lines, quantized))
 
 
 def _filled(y: Any, scale: Any, n: int) -> None:
@@ -203,7 +207,7 @@ def _turned(wide: Any, y: Any, turned: Any, k: int) -> None:
     for slot in range(_QUAD):
         quad = y.at[:, pl.ds(_WIDE * k + slot, PARTITIONS, _QUAD)]
         pltrn.nc_transpose(turned.at[:, :, pl.ds(slot, 1)], quad)
-    pltrn.tensor_copy(wide, turned, engine="vector" if k % 4 == 0 else "scalar")
+    pltrn.tensor_copy(wide, turned, engine="scalar")
 
 
 def _scales(tiles: jax.Array, chunks: int) -> jax.Array:

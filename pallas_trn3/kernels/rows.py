@@ -122,7 +122,7 @@ def over_rows(
     - `whole`: Arrays that every block sees.
     - `out`: Columns and dtype of each result.
     - `aliases`: Of inputs to the outputs whose memory they are.
-    - `late`: Whether results come one step later than what they are made of (`in_two_steps`).
+    - `late`: Whether results come one step later than what they are made of (`in_steps`).
     - `sums`: Shapes of float32 results that every block sees, as last outputs.
 
     **Returns:** Arrays [R, n], and the sums.
@@ -165,25 +165,30 @@ def everywhere(shape: tuple[int, ...]) -> pl.BlockSpec:
     return pl.BlockSpec(shape, lambda *_: (0,) * len(shape), pipeline_mode=mode)
 
 
-def in_two_steps(
-    first: Callable[[int, Any], None], second: Callable[[int, Any], None], together: int
-) -> None:
-    """A block's rows go through `first` in one step of the grid and through `second` in the next,
-    so that no engine waits for another one's part of the same row.
+Stage = Callable[[int, Any], None]
+"""A part of what is done with a row: of its number in its block, and of the slot of scratch (of
+2 together) in which one part leaves it to the next."""
 
-    Both get a row's number in its block, and the slot of scratch (2 together in all) that keeps
-    what one leaves to the other.
+
+def in_steps(together: int, *stages: tuple[int, Stage]) -> None:
+    """A block's rows go through their stages in different steps of the grid, so that no engine
+    waits for another one's part of the same row.
+
+    **Arguments:**
+
+    - `stages`: How many steps later than the block's first one, and what is done then, in the order
+      in which a step does it with its blocks. The grid has as many steps more as the latest.
     """
-    step, last = pl.program_id(0), pl.num_programs(0) - 1
+    step, latest = pl.program_id(0), max(late for late, _ in stages)
+    count = pl.num_programs(0) - latest
     for g in range(together):
+        for late, stage in stages:
+            begun, goes_on = step >= late, step < count + late
+            active = goes_on if late == 0 else begun if late == latest else begun & goes_on
 
-        @pl.when(step < last)
-        def _(g: int = g) -> None:
-            first(g, lax.rem(step, 2) * together + g)
-
-        @pl.when(step > 0)
-        def _(g: int = g) -> None:
-            second(g, lax.rem(step + 1, 2) * together + g)
+            @pl.when(active)
+            def _(g: int = g, late: int = late, stage: Stage = stage) -> None:
+                stage(g, lax.rem(step + late, 2) * together + g)
 
 
 def as_rows(x: jax.Array) -> jax.Array:

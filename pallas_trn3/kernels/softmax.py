@@ -18,7 +18,7 @@ from .rows import (
     check_floats,
     columns,
     cut,
-    in_two_steps,
+    in_steps,
     over_rows,
 )
 
@@ -98,7 +98,7 @@ def _forward(
         else:
             pltrn.tensor_scalar(row, e.at[slot], total.at[slot], op0="multiply")
 
-    in_two_steps(exponentials, scaled, together)
+    in_steps(together, (0, exponentials), (1, scaled))
 
 
 def _softmax_forward(engine: str, x: jax.Array) -> tuple[jax.Array, jax.Array]:
