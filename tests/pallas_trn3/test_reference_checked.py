@@ -216,3 +216,21 @@ def test_a_device_that_does_not_come():
     with pytest.raises(Exception, match="EndlessWait.*device 0 waits.*device 3 has ended"):
         meeting(kernel, X)
     dispatch.runtime_tokens.clear()  # JAX would tell of the others' errors when the process ends
+
+
+def test_prints_of_a_kernel(capfd):
+    def kernel(x_ref, o_ref):
+        pl.debug_print("step {} has {}", pl.program_id(0), x_ref[0, 0])
+        o_ref[...] = x_ref[...]
+
+    block = pl.BlockSpec((8, 16), lambda i: (i, 0))
+    call = pl.pallas_call(
+        kernel,
+        grid=(2,),
+        in_specs=[block],
+        out_specs=block,
+        out_shape=jax.ShapeDtypeStruct((16, 16), F32),
+        compiler_params=CHECKED,
+    )
+    jax.jit(call)(np.arange(256, dtype=np.float32).reshape(16, 16)).block_until_ready()
+    assert "step 0 has 0.0\nstep 1 has 128.0\n" in capfd.readouterr().out
