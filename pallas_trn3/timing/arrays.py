@@ -97,7 +97,7 @@ def temporary(
 ) -> Array:
     """Memory for a value; two of it in rotation inside of loops."""
     layout = layout or layout_of(shape)
-    inside = max(walker.ranges.counts, default=None) if walker.rotating else None
+    inside = max(walker.ranges.counts, default=None) if walker.room != "once" else None
     turn = as_index(0) if inside is None else Index(0, ((inside, 1),))
     number = walker.state["values"] = walker.state.get("values", 0) + 1
     high, wide = max(p for p, _ in layout), max(f for _, f in layout)

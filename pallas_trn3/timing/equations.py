@@ -90,6 +90,7 @@ def _instruction(walker: Walker, scope: Scope, equation: Any, args: list[Any]) -
         if operand.role != "read" and operand.name in operands.refs:
             values.overwritten(walker, operands.refs[operand.name][0])
     walker.emit(made)
+    walker.written += 1
     return []
 
 
@@ -155,6 +156,7 @@ def _counted(
 
 def _nop(walker: Walker, **semaphores: Any) -> None:
     walker.emit(isa.TABLE["nop"](engine="sync", origin=walker.origin, **semaphores))
+    walker.written += 1
 
 
 @rule("run_scoped")

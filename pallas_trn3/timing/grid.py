@@ -24,7 +24,7 @@ from .refs import Recut, Ref, Span, access, laid_out, matrix, row_pieces
 from .scalars import UNKNOWN, plain
 from .semaphores import balanced, without_semaphores
 from .survey import Names, new_ref, survey
-from .walk import Walker
+from .walk import Room, Walker
 
 _ATTEMPTS = 16
 
@@ -47,25 +47,28 @@ def program_of(kernel: Kernel, chip: Chip = TRAINIUM3) -> TimedKernel:
 
     **Raises:** what the table's instructions raise for operands that they cannot have.
     """
-    timed = _settled(kernel, chip, rotating=True)
-    try:
-        allocate(timed.program, chip.core)
-    except DoesNotFit:
-        return _settled(kernel, chip, rotating=False)
-    except IllegalProgram:
-        pass  # tiles that the author placed; `simulated` says so
+    for room in _ROOM:
+        timed = _settled(kernel, chip, room)
+        try:
+            allocate(timed.program, chip.core)
+        except DoesNotFit:
+            continue
+        except IllegalProgram:  # tiles that the author placed; `simulated` says so
+            pass
+        break
     return timed
 
 
-def _settled(kernel: Kernel, chip: Chip, rotating: bool) -> TimedKernel:
-    """The kernel's program, its Refs cut where it turns out to index them.
+_ROOM: tuple[Room, ...] = ("stages", "turns", "once")
+"""From what is fastest to what takes least memory."""
 
-    - `rotating`: Whether values of its own have two places, used in turn.
-    """
+
+def _settled(kernel: Kernel, chip: Chip, room: Room) -> TimedKernel:
+    """The kernel's program, its Refs cut where it turns out to index them."""
     recut: dict[str, dict[int, int]] = {}
     for _ in range(_ATTEMPTS):
         build = _Build(kernel, chip, recut)
-        build.walker.rotating = rotating
+        build.walker.room = room
         try:
             return build.timed()
         except Recut as again:
@@ -119,7 +122,9 @@ class _Build:
         """The kernel's program."""
         self.level(0)
         walker = self.walker
-        made = _beginning(program(self.kernel.name, walker.nodes))
+        made = program(self.kernel.name, walker.nodes)
+        more = {tile: replace(tile, slots=n) for tile, n in walker.slots.items() if n > tile.slots}
+        made = _beginning(replace_tiles(made, more) if more else made)
         if walker.assumptions and not balanced(made):
             walker.assume("data decide who signals semaphores: they are left out")
             made = without_semaphores(made)

@@ -9,20 +9,26 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from jax._src import core as jax_core
 
 from jax_trn3.hardware import Chip
-from jax_trn3.isa import Access, Index, Instruction, Origin, as_index, new_loop_index
+from jax_trn3.isa import Access, Index, Instruction, Origin, Tile, as_index, new_loop_index
 from jax_trn3.simulator import Loop, Node
 
 from ..source import origin_of
+from .pipelining import staged
 from .refs import At, Ref, Span, access, keys_of, turns
 from .scalars import LoopRequest, Mod, Nest, Ranges, Split, Unroll, plain, scalar
 
 UNROLLED = 4096
 """Instructions that loops may grow to when they are unrolled."""
+
+
+Room = Literal["stages", "turns", "once"]
+"""How much memory values may take: as stages of loops need (`pipelining.py`), two places in loops,
+used in turn, or one."""
 
 
 class _TooMuch(Exception):
@@ -75,8 +81,13 @@ class Walker:
     ranges: Ranges = field(default_factory=Ranges)
     assumptions: dict[str, None] = field(default_factory=dict)
     origin: Origin = field(default_factory=Origin)
-    rotating: bool = True
-    """Whether values have two places in loops, used in turn."""
+    room: Room = "stages"
+
+    written: int = 0
+    """Instructions that the kernel's author wrote as such."""
+
+    slots: dict[Tile, int] = field(default_factory=dict)
+    """Slots that tiles need beyond those that they were made with."""
 
     scope: Scope | None = None
     text: int = 0
@@ -177,11 +188,11 @@ class Walker:
         if fixed:
             self.ranges.fixed.add(number)
         kept = dict(self.assumptions), dict(self.state), self.text
-        outer, self.nodes = self.nodes, []
+        outer, self.nodes, written = self.nodes, [], self.written
         try:
             body(plain(first + index))
             if self.nodes:
-                outer.append(Loop(index, as_index(count), tuple(self.nodes)))
+                outer += self._put_down(Loop(index, as_index(count), tuple(self.nodes)), written)
             return
         except LoopRequest as request:
             if request.loop != number:
@@ -192,6 +203,12 @@ class Walker:
             del self.ranges.counts[number]
         self.assumptions, self.state, self.text = kept
         self._otherwise(asked, first, count, body)
+
+    def _put_down(self, loop: Loop, written: int) -> list[Node]:
+        """A loop: in stages, unless its author has put instructions in an order."""
+        if self.room != "stages" or self.written > written:
+            return [loop]
+        return staged(loop, self.ranges.least(loop.count), self.slots)
 
     def _otherwise(
         self, asked: LoopRequest, first: Index, count: Any, body: Callable[[Any], None]
