@@ -55,23 +55,23 @@ BINARY = {
 ENGINES = ("gelu", "exp", "copy", "square")
 
 
-def store(acc, tile, value, i):
+def store(acc, tile, psum, value, i):
     acc[...] = value
 
 
-def add(acc, tile, value, i):
+def add(acc, tile, psum, value, i):
     acc[...] += value * 0.5
 
 
-def store_rows(acc, tile, value, i):
+def store_rows(acc, tile, psum, value, i):
     acc[pl.ds((i % 2) * 4, 4), :] = value[0:4] * 0.3
 
 
-def read_rows(acc, tile, value, i):
+def read_rows(acc, tile, psum, value, i):
     acc[0:4] = acc[pl.ds((i % 2) * 4, 4), :] + value[4:8]
 
 
-def looped(acc, tile, value, i):
+def looped(acc, tile, psum, value, i):
     def body(k, carry):
         acc[...] = acc[...] * 0.5 + carry
         return carry * 0.7 + k.astype(F32)
@@ -79,7 +79,7 @@ def looped(acc, tile, value, i):
     tile[...] = lax.fori_loop(0, i + 1, body, value)
 
 
-def swept(acc, tile, value, i):
+def swept(acc, tile, psum, value, i):
     def body(k, _):
         acc[pl.ds(2 * k, 2)] = value[0:2] * k.astype(F32) + acc[pl.ds(2 * k, 2)]
         return 0
@@ -87,14 +87,14 @@ def swept(acc, tile, value, i):
     lax.fori_loop(0, 4, body, 0)
 
 
-def until(acc, tile, value, i):
+def until(acc, tile, psum, value, i):
     n, found = lax.while_loop(
         lambda c: c[0] < 2 + i, lambda c: (c[0] + 1, jnp.tanh(c[1]) * 1.1 + value), (0, value)
     )
     tile[...] = found + n
 
 
-def branch(acc, tile, value, i):
+def branch(acc, tile, psum, value, i):
     @pl.when(i % 2 == 0)
     def _():
         acc[...] = value * 0.9 + tile[...]
@@ -102,7 +102,7 @@ def branch(acc, tile, value, i):
     tile[...] = lax.cond(i > 0, lambda v: v * 1.1, lambda v: jnp.exp(-jnp.abs(v)), value)
 
 
-def scoped(acc, tile, value, i):
+def scoped(acc, tile, psum, value, i):
     def scope(more):
         more[...] = value * 3.0
         acc[...] += more[...]
@@ -110,7 +110,14 @@ def scoped(acc, tile, value, i):
     pl.run_scoped(scope, pltrn.SBUF(acc.shape, F32))
 
 
-def scanned(acc, tile, value, i):
+def engine_product(acc, tile, psum, value, i):
+    tile[...] = value
+    pltrn.nc_matmul(psum, tile, acc, accumulate=False)
+    pltrn.nc_matmul(psum, acc, tile, accumulate=i > 0)
+    acc[...] = psum[0:8] * 0.1
+
+
+def scanned(acc, tile, psum, value, i):
     last, rows = lax.scan(lambda c, x: (c * 0.5 + x, c), value[0], value)
     acc[...] = rows * last
 
@@ -127,13 +134,14 @@ STATEMENTS = {
         until,
         branch,
         scoped,
+        engine_product,
         scanned,
     )
 }
 
 
 def activation(op):
-    def statement(acc, tile, value, i):
+    def statement(acc, tile, psum, value, i):
         tile[...] = value
         pltrn.activation(acc, tile, op=op, scale=0.5)
 
@@ -141,7 +149,7 @@ def activation(op):
 
 
 def arithmetic(op):
-    def statement(acc, tile, value, i):
+    def statement(acc, tile, psum, value, i):
         tile[...] = value
         pltrn.tensor_tensor(acc, acc, tile, op=op)
         pltrn.tensor_scalar(acc, acc, op0="multiply", operand0=0.5, op1="add", operand1=0.1)
@@ -180,7 +188,7 @@ def call_of(program):
     outer = (lambda *ids: (ids[0], 0)) if program["revisit"] else (lambda *ids: (ids[0], ids[last]))
     wide = columns if program["revisit"] or last == 0 else columns * grid[1]
 
-    def kernel(x_ref, y_ref, o_ref, acc, tile):
+    def kernel(x_ref, y_ref, o_ref, acc, tile, psum):
         i = pl.program_id(0)
 
         @pl.when((i == 0) & (pl.program_id(last) == 0))
@@ -192,7 +200,7 @@ def call_of(program):
         for kind, name, *chosen in program["steps"]:
             values = [pool[k % len(pool)] for k in chosen]
             if kind == "statement":
-                STATEMENTS[name](acc, tile, values[0], i)
+                STATEMENTS[name](acc, tile, psum, values[0], i)
                 pool.append(acc[...] + tile[...])
             else:
                 pool.append({**UNARY, **BINARY}[name](*values))
@@ -208,7 +216,11 @@ def call_of(program):
             ],
             out_specs=pl.BlockSpec((rows, columns), (lambda i: (i, 0)) if last == 0 else outer),
             out_shape=jax.ShapeDtypeStruct((total, wide), F32),
-            scratch_shapes=[pltrn.SBUF((rows, columns), F32), pltrn.SBUF((rows, columns), F32)],
+            scratch_shapes=[
+                pltrn.SBUF((rows, columns), F32),
+                pltrn.SBUF((rows, columns), F32),
+                pltrn.PSUM((columns, columns), F32),
+            ],
         )(x, y)
 
     random = np.random.default_rng(0)
