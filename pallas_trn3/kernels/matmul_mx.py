@@ -24,7 +24,7 @@ from jax_trn3.numerics import MXArray, dequantize
 from jax_trn3.numerics.hardware_layout import QUADRANT, QUADRANT_SCALES, SLOTS
 from jax_trn3.ops import mx_dot_general
 
-from .loops import loaded_ahead, pieces, tiled, turn
+from .loops import loaded_ahead, pieces, repeated, tiled, turn
 from .packed_mx import PackedMX, Side, pack_mx, part_of, unpack_mx, with_one_more
 from .results import copied_out, result
 
@@ -339,13 +339,12 @@ def _kernel(
             if lead == 2 and isinstance(n, int) and n == 0:
                 load(1, cut.rows, cut.rows)
 
-        def multiply(g: int, n: Any, c0: Any, columns: int) -> None:
+        def multiply(g: Any, n: Any, c0: Any, columns: int) -> None:
             place = (first + g, g * cut.rows, cut.rows, n, c0, columns)
             results(n0, first * panels + n * lead + g, *place)
 
         def lead_columns(*columns: Any) -> None:
-            for g in range(lead):
-                multiply(g, *columns)
+            repeated(0, lead, lambda g: multiply(g, *columns))
 
         def last_columns(*columns: Any) -> None:
             for g in range(lead - 1):
