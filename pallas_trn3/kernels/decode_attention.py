@@ -12,7 +12,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -349,11 +349,13 @@ def _entries() -> None:
     """A query of each of 8 sequences of 8192 tokens, 8 heads on one of keys."""
     query = jax.ShapeDtypeStruct((8, 1, 8, 128), jnp.bfloat16)
     cache = jax.ShapeDtypeStruct((8, 8192, 1, 128), jnp.bfloat16)
-    for name, chip in (("trn2", TRAINIUM2), ("trn3", TRAINIUM3)):
+    chips: tuple[tuple[Literal["trn2", "trn3"], Chip], ...] = (
+        ("trn2", TRAINIUM2), ("trn3", TRAINIUM3),
+    )  # fmt: skip
+    for name, chip in chips:
         function = functools.partial(decode_attention, chip=chip)
-        CATALOGUE[f"decode attention 8 x 8192, 8 heads on 1, for {name}"] = Entry(
-            function, (query, cache, cache), "hbm", chips=(name,)  # type: ignore[arg-type]
-        )  # fmt: skip
+        title = f"decode attention 8 x 8192, 8 heads on 1, for {name}"
+        CATALOGUE[title] = Entry(function, (query, cache, cache), "hbm", chips=(name,))
 
 
 _entries()

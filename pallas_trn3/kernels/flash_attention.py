@@ -11,7 +11,7 @@ import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -96,7 +96,7 @@ def forward(
     def kernel(q_ref: Any, k_ref: Any, v_ref: Any, low_ref: Any, high_ref: Any, *refs: Any) -> None:
         outputs, held = refs[: len(shapes)], dict(zip(tiles, refs[len(shapes) :]))
 
-        def runs(number: Any) -> Sequence[Run | Repeat]:
+        def runs(number: Any) -> Sequence[Any]:
             """Of a block of queries of a head."""
             head, block = _split(number, plan.blocks)
             kv_head = head if group == 1 else lax.div(head, group)
@@ -614,7 +614,10 @@ def _attention_bwd(options: Any, residuals: Any, cotangent: jax.Array) -> tuple[
     from .flash_attention_backward import backward
 
     scale, causal, window, chip, _ = options
-    return backward(*residuals, cotangent, scale=scale, causal=causal, window=window, chip=chip)
+    q, k, v, out, statistics = residuals
+    return backward(
+        q, k, v, out, statistics, cotangent, scale=scale, causal=causal, window=window, chip=chip
+    )
 
 
 _attention.defvjp(_attention_fwd, _attention_bwd)
@@ -671,13 +674,17 @@ def _check_window(window: tuple[int, int], queries: int, keys: int) -> None:
 def _entries() -> None:
     """The story's shape: 4096 tokens, 8 heads of queries on 2 of keys, 128 features."""
     queries, keys = (jax.ShapeDtypeStruct((1, 4096, n, 128), jnp.bfloat16) for n in (8, 2))
-    for name, chip in (("trn2", TRAINIUM2), ("trn3", TRAINIUM3)):
-        for what, options in {
-            "": {}, ", causal": {"causal": True}, ", window 1024": {"causal": True, "window": 1024},
-        }.items():  # fmt: skip
+    variants: dict[str, dict[str, Any]] = {
+        "": {}, ", causal": {"causal": True}, ", window 1024": {"causal": True, "window": 1024},
+    }  # fmt: skip
+    chips: tuple[tuple[Literal["trn2", "trn3"], Chip], ...] = (
+        ("trn2", TRAINIUM2), ("trn3", TRAINIUM3),
+    )  # fmt: skip
+    for name, chip in chips:
+        for what, options in variants.items():
             function = functools.partial(flash_attention, chip=chip, **options)
-            entry = Entry(function, (queries, keys, keys), chips=(name,))  # type: ignore[arg-type]
-            CATALOGUE[f"flash attention 4096 x 4096, 8 heads{what}, for {name}"] = entry
+            title = f"flash attention 4096 x 4096, 8 heads{what}, for {name}"
+            CATALOGUE[title] = Entry(function, (queries, keys, keys), chips=(name,))
 
 
 _entries()

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import functools
 import math
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -141,14 +142,14 @@ def _gradients(
         kv_head = lax.div(head, heads // kv_heads) if heads > kv_heads else head
         q_ref, do_ref, rows_ref = (hbm[n].at[head] for n in (0, 3, 4))
         k_ref, v_ref = hbm[1].at[kv_head], hbm[2].at[kv_head]
-        _Held = type("_Held", (), held)
-        step = _Step(_Held, scale, masked)
+        t = SimpleNamespace(**held)
+        step = _Step(t, scale, masked)
         lax.fori_loop(
-            0, groups, functools.partial(_load_group, _Held, q_ref, do_ref, rows_ref, hbm[5]), None
+            0, groups, functools.partial(_load_group, t, q_ref, do_ref, rows_ref, hbm[5]), None
         )
 
         def block(number: Any, none: Any) -> None:
-            _load_block(_Held, k_ref, v_ref, number)
+            _load_block(t, k_ref, v_ref, number)
             begin, end = _seen(number, groups, first, causal, window)
 
             def described(at: Any) -> Any:
@@ -157,14 +158,14 @@ def _gradients(
             pipeline([Run(end - begin, described)], _LAGS, step.emit)
             for name, out, factor in (("dk", hbm[7], scale), ("dv", hbm[8], 1.0)):
                 place = out.at[head, pl.ds(number * TILE, TILE)]
-                _write_block(_Held, name, place, factor, number)
+                _write_block(t, name, place, factor, number)
 
         lax.fori_loop(0, blocks, block, None)
 
         def write(group: Any, none: Any) -> None:
             place = hbm[6].at[head, pl.ds(group * ROWS, ROWS)]
-            result = _Held.dq_out.at[lax.rem(group, 2)]
-            pltrn.activation(result, _Held.dq.at[group], scale=scale, op="copy")
+            result = t.dq_out.at[lax.rem(group, 2)]
+            pltrn.activation(result, t.dq.at[group], scale=scale, op="copy")
             pltrn.dma_copy(place, result, engine="dma:vector")
 
         lax.fori_loop(0, groups, write, None)
@@ -180,7 +181,7 @@ def _gradients(
         name="flash_attention_backward",
     )(*operands)
     by_head = (batch, heads)
-    return tuple(x.reshape(*by_head, *x.shape[1:]) for x in (dq[:, :queries], dk, dv))  # type: ignore[return-value]
+    return tuple(x.reshape(*by_head, *x.shape[1:]) for x in (dq[:, :queries], dk, dv))
 
 
 def _tiles(groups: int, features: int, width: int, dtype: Any) -> dict[str, Any]:

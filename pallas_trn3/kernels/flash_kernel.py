@@ -15,6 +15,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any, Literal
 
 import jax.numpy as jnp
@@ -174,7 +175,7 @@ class Stages:
 
     def __init__(self, sizes: Sizes, choices: Choices, tiles: dict[str, Any]) -> None:
         self.sizes, self.choices = sizes, choices
-        self.t = type("Tiles", (), tiles)
+        self.t = SimpleNamespace(**tiles)
         self.on_vector = choices.exponentials == "vector"
 
     def emit(self, steps: tuple[Step | None, ...]) -> None:
@@ -187,25 +188,24 @@ class Stages:
         new, raised, turned, multiplied = steps
         products = list(self.products(multiplied)) if multiplied is not None else []
         scores = list(self.scores(new)) if new is not None else []
-        transposes = list(self.transposes(turned)) if turned is not None else []
-        after = {len(products): lambda: self.finish(multiplied)} if products else {}
         raises = list(self.exponentials(raised, turned)) if raised or turned else []
-        behind, pieces = iter(transposes), iter(raises)
-        count = done = 0
-        for kind, act in _merged(scores, products):
+        pieces = iter(raises)
+        transposes = iter([] if turned is None else list(self.transposes(turned)))
+        scored = added = 0
+        for is_product, act in _merged(scores, products):
             act()
-            count += kind
-            if kind == 1 and count in after:
-                after[count]()
-            if kind == 0:
-                # Between VectorE's moves.
-                done += 1
-                share = len(raises) * done // len(scores) - len(raises) * (done - 1) // len(scores)
-                for piece in itertools.islice(pieces, share):
+            if is_product:
+                added += 1
+                if added == len(products) and multiplied is not None:
+                    self.finish(multiplied)
+            else:  # exponentials go between VectorE's moves
+                begin = len(raises) * scored // len(scores)
+                scored += 1
+                for piece in itertools.islice(pieces, len(raises) * scored // len(scores) - begin):
                     piece()
-            for transpose in itertools.islice(behind, 1):
+            for transpose in itertools.islice(transposes, 1):
                 transpose()
-        for act in itertools.chain(pieces, behind):
+        for act in itertools.chain(pieces, transposes):
             act()
 
     # Stage 1.
@@ -221,7 +221,10 @@ class Stages:
             for tile in tiles:
                 start, size, _ = tile
 
-                def act(tile=tile, start=start, size=size, bank=bank, tiles=tiles) -> None:
+                def act(
+                    tile: Any = tile, start: int = start, size: int = size, bank: Any = bank,
+                    tiles: Any = tiles,
+                ) -> None:  # fmt: skip
                     for part in range(self.t.q.shape[1]):
                         keys = pl.ds(step.origin * ROWS + start, size)
                         pltrn.nc_matmul(
@@ -381,7 +384,10 @@ class Stages:
             for place, chunk in enumerate(tile):
                 last = place == len(tile) - 1
 
-                def act(place=place, chunk=chunk, tile=tile, number=number, last=last) -> None:
+                def act(
+                    place: int = place, chunk: int = chunk, tile: Any = tile,
+                    number: int = number, last: bool = last,
+                ) -> None:  # fmt: skip
                     turning = self.t.turning.at[number % 2]
                     pltrn.nc_transpose(turning.at[:, place], self.t.p.at[parity, :, 0, chunk])
                     if last:
@@ -418,7 +424,7 @@ class Stages:
         parity = lax.rem(step.group, 2)
         for number, chunk in enumerate(step.chunks):
 
-            def act(number=number, chunk=chunk) -> None:
+            def act(number: int = number, chunk: int = chunk) -> None:
                 pltrn.nc_matmul(
                     self.t.product.at[parity],
                     self.t.turned.at[parity, :, 0, chunk],
@@ -458,8 +464,8 @@ class Stages:
         step.store(group, written, statistics)
 
 
-def _merged(scores: list[Any], products: list[Any]) -> list[tuple[int, Any]]:
-    """Both in their order, evenly mixed: (0, a score) and (1, a product). Scores come last."""
-    places = [((k + 1) / len(scores), 0, x) for k, x in enumerate(scores)]
-    places += [((k + 0.5) / len(products), 1, x) for k, x in enumerate(products)]
+def _merged(scores: list[Any], products: list[Any]) -> list[tuple[bool, Any]]:
+    """Both in their order, evenly mixed, scores last; and whether it is a product."""
+    places = [((k + 1) / len(scores), False, x) for k, x in enumerate(scores)]
+    places += [((k + 0.5) / len(products), True, x) for k, x in enumerate(products)]
     return [x[1:] for x in sorted(places, key=lambda place: place[:2])]

@@ -51,17 +51,14 @@ def expected(
 @pytest.mark.parametrize(
     ("sizes", "options"),
     [
-        pytest.param((2, 256, 2, 512, 1, 64, 64), {}, id="grouped heads, several of a batch"),
-        pytest.param((1, 130, 1, 700, 1, 32, 48), {"scale": 0.3}, id="edges, two sections"),
-        pytest.param((1, 3, 1, 5, 1, 8, 8), {}, id="tiny"),
-        pytest.param((1, 640, 2, 640, 1, 32, 32), {"causal": True}, id="causal, two blocks"),
-        pytest.param((1, 200, 1, 70, 1, 16, 16), {"causal": True}, id="causal, more queries"),
+        pytest.param((1, 512, 2, 128, 1, 16, 16), {}, id="two heads in one pipeline"),
+        pytest.param((2, 130, 1, 700, 1, 32, 48), {"scale": 0.3}, id="edges, two sections"),
+        pytest.param((1, 3, 2, 5, 1, 8, 8), {}, id="tiny"),
+        pytest.param((1, 640, 1, 640, 1, 32, 32), {"causal": True}, id="causal, two sections"),
+        pytest.param((1, 150, 1, 70, 1, 16, 16), {"causal": True}, id="causal, more queries"),
         pytest.param((1, 70, 1, 200, 1, 16, 16), {"causal": True}, id="causal, more keys"),
-        pytest.param((1, 400, 1, 400, 1, 16, 16), {"window": (100, 30)}, id="window"),
-        pytest.param(
-            (1, 300, 1, 300, 1, 16, 16), {"window": 64, "causal": True}, id="window, causal"
-        ),
-        pytest.param((1, 128, 1, 256, 1, 192, 256), {}, id="wide heads"),
+        pytest.param((1, 300, 1, 300, 1, 16, 16), {"window": (100, 30)}, id="window"),
+        pytest.param((1, 100, 1, 128, 1, 192, 256), {}, id="wide heads"),
     ],
 )
 def test_values_are_those_of_float64(sizes: tuple[int, ...], options: dict[str, Any]) -> None:
@@ -71,13 +68,18 @@ def test_values_are_those_of_float64(sizes: tuple[int, ...], options: dict[str, 
     np.testing.assert_allclose(found, expected(*arrays, **options), rtol=2e-5, atol=2e-6)
 
 
+def test_blocks_of_queries_before_which_there_are_others() -> None:
+    arrays = operands(1, 4224, 1, 4224, 1, 8, 8)
+    found = flash_attention(*arrays, causal=True, choices=SMALL)
+    np.testing.assert_allclose(found, expected(*arrays, causal=True), rtol=2e-5, atol=2e-6)
+
+
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_narrow_types_are_as_near_as_jax_is(dtype: str) -> None:
-    arrays = operands(1, 256, 1, 256, 1, 64, 64, dtype)
+    arrays = operands(1, 100, 1, 256, 1, 64, 64, dtype)
     right = expected(*arrays)
     found = np.asarray(flash_attention(*arrays, choices=SMALL), np.float64)
     jaxs = np.asarray(jax.nn.dot_product_attention(*arrays), np.float64)
-    assert found.dtype == np.float64
     assert np.abs(found - right).max() <= 2 * np.abs(jaxs - right).max()
 
 
@@ -90,7 +92,7 @@ def test_trainium2s_instructions_give_the_same() -> None:
 
 
 def test_scores_beyond_float32s_exponent_range_overflow_nowhere() -> None:
-    q, k, v = operands(1, 128, 1, 1024, 1, 16, 16)
+    q, k, v = operands(1, 128, 1, 600, 1, 16, 16)
     found = flash_attention(100 * q, 100 * k, v, choices=SMALL)
     assert np.isfinite(found).all()
     np.testing.assert_allclose(found, expected(100 * q, 100 * k, v), rtol=1e-3, atol=1e-3)
@@ -99,29 +101,32 @@ def test_scores_beyond_float32s_exponent_range_overflow_nowhere() -> None:
 @pytest.mark.parametrize(
     ("sizes", "options"),
     [
-        pytest.param((1, 300, 2, 600, 1, 32, 16), {}, id="grouped heads, edges"),
+        pytest.param((1, 130, 2, 600, 1, 32, 16), {}, id="grouped heads, edges"),
         pytest.param((1, 640, 1, 640, 1, 16, 16), {"causal": True}, id="causal"),
         pytest.param((1, 640, 1, 640, 1, 16, 16), {"window": (130, 40)}, id="window"),
     ],
 )
-def test_derivatives_are_jaxs(sizes: tuple[int, ...], options: dict[str, Any]) -> None:
+def test_derivatives_are_those_of_plain_attention(
+    sizes: tuple[int, ...], options: dict[str, Any]
+) -> None:
     arrays = operands(*sizes)
     weights = jax.random.normal(jax.random.key(1), (*sizes[:3], sizes[6]))
+    t, s = np.indices((sizes[1], sizes[3]))
+    left, right = options.get("window", (sizes[1], sizes[3]))
+    seen = (s <= t + (0 if options.get("causal") else right)) & (s >= t - left)
 
-    def gradients(function: Any, *xs: jax.Array) -> tuple[jax.Array, ...]:
-        return jax.jit(jax.grad(lambda *ys: jnp.vdot(function(*ys), weights), argnums=(0, 1, 2)))(
-            *xs
-        )
+    def plain(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+        k, v = (jnp.repeat(x, sizes[2] // sizes[4], 2) for x in (k, v))
+        scores = jnp.einsum("btnh,bsnh->bnts", q, k) * sizes[5] ** -0.5
+        return jnp.einsum("bnts,bsnh->btnh", jax.nn.softmax(scores, where=seen), v)
 
-    found = gradients(functools.partial(flash_attention, choices=SMALL, **options), *arrays)
-    window = options.get("window")
-    jaxs = functools.partial(
-        jax.nn.dot_product_attention,
-        is_causal=options.get("causal", False),
-        local_window_size=window,
-    )
-    for mine, theirs in zip(found, gradients(jaxs, *arrays)):
-        np.testing.assert_allclose(mine, theirs, rtol=1e-4, atol=1e-5)
+    def gradients(function: Any) -> tuple[jax.Array, ...]:
+        loss = jax.grad(lambda *xs: jnp.vdot(function(*xs), weights), argnums=(0, 1, 2))
+        return jax.jit(loss)(*arrays)
+
+    found = gradients(functools.partial(flash_attention, choices=SMALL, **options))
+    for mine, right_one in zip(found, gradients(plain)):
+        np.testing.assert_allclose(mine, right_one, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(
