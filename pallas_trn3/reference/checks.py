@@ -10,7 +10,6 @@ import jax
 import numpy as np
 
 from ..errors import (
-    BrokenSum,
     OutOfBounds,
     Race,
     UndefinedValue,
@@ -20,10 +19,10 @@ from ..kernel import Block, Kernel
 from ..params import explicit
 from ..places import line
 from . import shadows
+from .operands import legal_starts, rows_exist
 from .order import COPY, KERNEL, Access, Order
-from .partitions import legal_starts
 from .selection import Selection
-from .storage import Keys, Partly, Storage, parts
+from .storage import Keys, Partly, Storage, part, parts
 from .sums import Sums
 from .waits import Semaphores, is_semaphore
 
@@ -175,9 +174,7 @@ class Checks:
         known = self.read_at.get((number, id(equation)))
         if known is None:
             index = np.arange(int(np.prod(ref.shape)), dtype=np.int64).reshape(ref.shape)
-            for key in keys:
-                index = index[key]
-            first = int(np.asarray(index)[found.shadow == number].flat[0])
+            first = int(np.asarray(part(index, keys))[found.shadow == number].flat[0])
             place = [int(k) for k in np.unravel_index(first, ref.shape)] if ref.shape else []
             count = int((found.shadow == number).sum())
             text = (
@@ -332,25 +329,14 @@ class Checks:
         if ref.sums is None:
             ref.sums = Sums(ref.shape)
         value, _ = parts(value)  # what was never written counts as zero
-        here = f"kernel {self.kernel}, {line(instruction.equation)}"
-        fresh = ref.sums.fresh(keys) if going_on else 0
-        if fresh:
-            raise BrokenSum(
-                f"{here}: accumulate=True adds to {ref.name}, of which {fresh} of "
-                f"{np.size(value)} elements hold no sum of the tensor engine's; start it with "
-                "accumulate=False"
-            )
-        broken = going_on is not False and ref.sums.broken(keys)
-        if broken:
-            raise BrokenSum(
-                f"{here}: it continues a sum in {ref.name} into which {line(broken)} has written "
-                "meanwhile; start a new sum with accumulate=False, and add the two in SBUF"
-            )
+        if going_on is not False:
+            ref.sums.goes_on(self.kernel, instruction.equation, ref, keys, going_on)
         return value
 
     def applied(self, machine: Any, instruction: Any, given: list[Any]) -> Any:
         """An instruction's results, with shadows if some of its operands have any."""
-        self._rows_exist(instruction, given)
+        for value, name in rows_exist(self.kernel, instruction, given):
+            self.undefined(value, instruction.equation, name)
         flat, tree = jax.tree.flatten(given, is_leaf=lambda x: type(x) is Partly)
         plain = jax.tree.unflatten(tree, [parts(x)[0] for x in flat])
         results = instruction.apply(plain)
@@ -367,28 +353,6 @@ class Checks:
         return jax.tree.unflatten(
             out, [Partly.of(v, parts(f)[1]) for v, f in zip(values, followed, strict=True)]
         )
-
-    def _rows_exist(self, instruction: Any, given: list[Any]) -> None:
-        """Rows that a transfer gathers or scatters by an index."""
-        params = dict(instruction.params)
-        if not instruction.engine.startswith("dma") or params.get("oob_mode") == "skip":
-            return
-        (reads, previous), *_ = given
-        for name in [k for k in reads if k.endswith("_index")]:
-            if type(reads[name]) is Partly:
-                self.undefined(reads[name], instruction.equation, name)
-            other = name.removesuffix("_index")
-            rows = np.shape(parts((reads | previous)[other])[0])[0]
-            index = np.asarray(reads[name])
-            if instruction.name == "dma_transpose":
-                index = index.T.reshape(-1)[: np.shape(parts(previous["dst"])[0])[-1]]
-            wrong = index[(index < 0) | (index >= rows)]
-            if wrong.size:
-                raise OutOfBounds(
-                    f"kernel {self.kernel}, {line(instruction.equation)}: {name} names row "
-                    f"{wrong.flat[0]} of {other}, which has {rows} rows; oob_mode='skip' passes "
-                    "over such rows"
-                )
 
     def finished(self, instruction: Any, inputs: Sequence[Any]) -> None:
         """An engine has carried it out."""

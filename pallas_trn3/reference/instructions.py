@@ -87,7 +87,7 @@ class Issued:
             value = value if np.shape(value) == shape else np.asarray(value).reshape(shape)
             whole = Partly.of(value, None if shadow is None else shadow.reshape(shape))
             store(machine, self.equation, inputs[place.number], place.selection, inputs, whole)
-        if after is not None:
+        if after is not None and self.state is not None:
             inputs[self.state].write(after)
         if machine.checks:
             machine.checks.finished(self, inputs)

@@ -86,7 +86,7 @@ def _everything(indexer: Any) -> bool:
 
 
 def _key(indexer: Any, inputs: Sequence[Any], report: Report | None) -> tuple[Any, ...]:
-    key = []
+    key: list[Any] = []
     for axis, (part, extent) in enumerate(zip(indexer.indices, indexer.shape)):
         if isinstance(part, indexing.Slice):
             key.append(_slice(part, axis, extent, inputs, report))

@@ -70,7 +70,7 @@ class Storage:
         """The elements there, as an array that nobody changes; `Partly` if some are undefined."""
         shadow = self.shadow(keys)
         if keys:
-            value = np.array(_part(self._flat(), keys))
+            value = np.array(part(self._flat(), keys))
         else:
             value, self._own = self._array, False
         return value if shadow is None else Partly(value, shadow)
@@ -79,7 +79,7 @@ class Storage:
         """Of the elements there; None if all are defined."""
         if self._shadow is None:
             return None
-        found = _part(self._shadow, keys)
+        found = part(self._shadow, keys)
         if found.any():
             return np.array(found)
         if not keys:
@@ -96,7 +96,7 @@ class Storage:
             return
         if not self._own:
             self._array, self._own = np.array(self._array), True
-        _part(self._array, keys[:-1])[keys[-1]] = np.asarray(value)
+        part(self._array, keys[:-1])[keys[-1]] = np.asarray(value)
         if shadow is not None or self._shadow is not None:
             self._mark(keys, 0 if shadow is None else shadow)
 
@@ -105,7 +105,7 @@ class Storage:
             self._shadow, self._own_shadow = np.zeros(self.shape, np.int32), True
         elif not self._own_shadow:
             self._shadow, self._own_shadow = np.array(self._shadow), True
-        _part(self._shadow, keys[:-1])[keys[-1]] = shadow
+        part(self._shadow, keys[:-1])[keys[-1]] = shadow
 
     def _flat(self) -> np.ndarray:
         if not isinstance(self._array, np.ndarray):
@@ -113,7 +113,8 @@ class Storage:
         return self._array
 
 
-def _part(array: np.ndarray, keys: Keys) -> Any:
+def part(array: np.ndarray, keys: Keys) -> Any:
+    """What these indices, one after another, leave of an array."""
     for key in keys:
         array = array[key]
     return array
