@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import jax.numpy as jnp
 import numpy as np
@@ -85,34 +85,10 @@ def _provisional(
     spec: isa.InstructionSpec, name: str, ref: Any, transforms: Sequence[Any], origin: isa.Origin
 ) -> isa.Access:
     """An access to a Ref's tile, which lies nowhere yet."""
-    aval = ref.aval
-    shape, start = tuple(aval.shape), [0] * len(aval.shape)
-    step = [1] * len(shape)
-    full = shape
-    for transform in transforms:
-        if not isinstance(transform, indexing.NDIndexer):
-            shape = tuple(state_types.transform_type((transform,), _plain(shape, aval)).shape)
-            full, start, step = shape, [0] * len(shape), [1] * len(shape)
-            continue
-        kept = [
-            (index, at) for at, index in enumerate(transform.indices)
-            if isinstance(index, indexing.Slice)
-        ]  # fmt: skip
-        if any(np.shape(i) for i in transform.indices if not isinstance(i, indexing.Slice)):
-            raise isa.IllegalInstruction(
-                f"{spec.name} from {origin}: {name} is gathered by an array of indices; use its "
-                f"{name}_index operand, or slices"
-            )
-        full = tuple(full[at] for _, at in kept)
-        start = [
-            start[at] + (index.start if isinstance(index.start, int) else 0) * step[at]
-            for index, at in kept
-        ]
-        step = [step[at] * index.stride for index, at in kept]
-        shape = tuple(index.size for index, _ in kept)
-    memory = memory_of(aval)
+    aval, memory = ref.aval, memory_of(ref.aval)
     if memory in ("state", "semaphore"):
         raise isa.IllegalInstruction(f"{spec.name} from {origin}: {name} is a Ref to {memory}")
+    full, start, shape, step = _reached(spec, name, aval, transforms, origin)
     if not shape or (len(shape) == 1 and memory != "hbm"):
         raise isa.IllegalInstruction(
             f"{spec.name} from {origin}: {name} has shape {shape}; a tile in {memory} has "
@@ -126,10 +102,49 @@ def _provisional(
                 f"{spec.name} from {origin}: {name} of {dtype} has shape {full}; four values make "
                 "one element, its last dimension must be 4"
             )
-        full, shape, start, step = full[:-1], shape[:-1], start[:-1], step[:-1]
-    buffered = getattr(getattr(aval, "memory_space", None), "address", None)
-    tile = isa.Tile(name, memory, full, element, address=buffered, given=True)
-    return isa.Access(tile, start=tuple(start), size=shape, step=tuple(step))
+        full, start, shape, step = full[:-1], start[:-1], shape[:-1], step[:-1]
+    address = getattr(getattr(aval, "memory_space", None), "address", None)
+    tile = isa.Tile(name, cast(Any, memory), full, element, address=address, given=True)
+    return isa.Access(tile, start=start, size=shape, step=step)
+
+
+_Sizes = tuple[int, ...]
+
+
+def _reached(
+    spec: isa.InstructionSpec,
+    name: str,
+    aval: Any,
+    transforms: Sequence[Any],
+    origin: isa.Origin,
+) -> tuple[_Sizes, _Sizes, _Sizes, _Sizes]:
+    """Of the dimensions that are sliced: sizes of the Ref, first elements, sizes and steps of the
+    part. A start that is not constant counts as 0."""
+    full = shape = tuple(aval.shape)
+    start, step = (0,) * len(shape), (1,) * len(shape)
+    for transform in transforms:
+        if not isinstance(transform, indexing.NDIndexer):
+            full = shape = tuple(
+                state_types.transform_type((transform,), _plain(shape, aval)).shape
+            )
+            start, step = (0,) * len(shape), (1,) * len(shape)
+            continue
+        if any(np.shape(i) for i in transform.indices if not isinstance(i, indexing.Slice)):
+            raise isa.IllegalInstruction(
+                f"{spec.name} from {origin}: {name} is gathered by an array of indices; use its "
+                f"{name}_index operand, or slices"
+            )
+        kept = [
+            (at, index)
+            for at, index in enumerate(transform.indices)
+            if isinstance(index, indexing.Slice)
+        ]
+        first = [index.start if isinstance(index.start, int) else 0 for _, index in kept]
+        start = tuple(start[at] + begin * step[at] for (at, _), begin in zip(kept, first))
+        full = tuple(full[at] for at, _ in kept)
+        step = tuple(step[at] * index.stride for at, index in kept)
+        shape = tuple(index.size for _, index in kept)
+    return full, start, shape, step
 
 
 def _plain(shape: Sequence[int], aval: Any) -> Any:

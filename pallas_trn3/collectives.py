@@ -34,7 +34,11 @@ collective_p.multiple_results = True
 Axes = Any
 """A name of an axis, or a tuple of names."""
 
-REDUCTIONS = {"add": (lax.psum, jnp.sum), "max": (lax.pmax, jnp.max), "min": (lax.pmin, jnp.min)}
+REDUCTIONS: dict[str, tuple[Any, Any]] = {
+    "add": (lax.psum, jnp.sum),
+    "max": (lax.pmax, jnp.max),
+    "min": (lax.pmin, jnp.min),
+}
 
 
 def all_reduce(
