@@ -181,7 +181,7 @@ def as_large(walker: Walker, value: Any, given: Sequence[int], shape: Sequence[i
     """A value whose dimensions of size 1 stand for all of another's."""
     from .movement import seen_as
 
-    if not isinstance(value, Array) or tuple(given) == tuple(shape) or not given:
+    if not isinstance(value, Array) or tuple(given) == tuple(shape):
         return value
     if value.view in ("fill", "iota", "mask"):
         return value.of(shape)

@@ -48,20 +48,31 @@ def passes(walker: Walker, dst: Access, sources: Sequence[Access], times: int = 
         f"{operation} has no instruction of its own: passes of {_passing(dst)} over its elements"
     )
     dst = legal(walker, dst)
+    read: list[Access] = []
     for source in (legal(walker, source) for source in sources):
         for first in range(0, source.free_size, _FREE):
             piece = part(source, first, min(_FREE, source.free_size - first))
             scratch = temporary(
                 walker, (piece.partitions, piece.free_size), piece.dtype, f"{operation} pass"
-            )
+            ).pieces[0]
             for _ in range(times):
-                walker.emit(
-                    isa.TABLE["tensor_copy"](
-                        scratch.pieces[0], piece, engine=_passing(piece), origin=walker.origin
-                    )
-                )
+                _pass(walker, scratch, piece)
+            read.append(scratch)
     memset = isa.TABLE["memset"](dst, value=0, engine=_passing(dst), origin=walker.origin)
     walker.emit(memset)
+    for scratch in read:  # the result is there when all operands have been read
+        if dst.tile.element.packed == scratch.tile.element.packed == 1:
+            _pass(walker, _corner(dst), _corner(scratch))
+
+
+def _pass(walker: Walker, dst: Access, src: Access) -> None:
+    engine = "vector" if "psum" in (dst.memory, src.memory) else "gpsimd"
+    walker.emit(isa.TABLE["tensor_copy"](dst, src, engine=engine, origin=walker.origin))
+
+
+def _corner(access: Access) -> Access:
+    """One element."""
+    return replace(access, slot_count=1, size=(1,) * len(access.size))
 
 
 def legal(walker: Walker, access: Access) -> Access:

@@ -10,7 +10,6 @@ from jax_trn3.isa import Access
 
 from .arrays import Array, fill, layout_of, temporary
 from .emission import copy, evacuated, issue, moved, passes
-from .scalars import UNKNOWN
 from .views import laid, stored
 from .walk import Scope, Walker
 
@@ -44,7 +43,9 @@ def seen_as(
     last = len(shape) - 1
     wanted = {d for d, n in enumerate(shape) if n != 1}
     if value.elements == 1:
-        return fill(UNKNOWN, shape, value.dtype) if value.view == "" else fill(value.number, shape, value.dtype)  # noqa: E501  # fmt: skip
+        if value.view == "fill":
+            return fill(value.number, shape, value.dtype)
+        return Array(tuple(shape), value.dtype, [], "column", value)
     if kept == wanted - {last}:
         base = value.base if value.view == "column" and value.base is not None else value
         return Array(tuple(shape), value.dtype, [], "column", base)

@@ -97,6 +97,21 @@ def one_row(walker: Walker, value: Array, wide: int) -> Access:
     return found
 
 
+def _everywhere(walker: Walker, value: Array, high: int) -> Access:
+    """One number of the kernel's own on `high` partitions, float32."""
+    (one,) = columns(walker, value)
+    if high == 1:
+        return one
+    one = evacuated(walker, Array((1,), "float32", [one])).pieces[0]
+    ones = temporary(walker, (1, high), "float32", "ones", layout=((1, high),)).pieces[0]
+    issue(walker, "memset", ones, value=1, engine="gpsimd")
+    psum = temporary(walker, (high, 1), "float32", "everywhere", "psum", ((high, 1),)).pieces[0]
+    issue(walker, "nc_matmul", psum, ones, one)
+    found = temporary(walker, (high, 1), "float32", "everywhere", layout=((high, 1),)).pieces[0]
+    issue(walker, "tensor_copy", found, psum, engine="vector")
+    return found
+
+
 def columns(walker: Walker, base: Array) -> list[Access]:
     """A value a row as operands of one element a partition, float32."""
     base = stored(walker, base)
@@ -131,10 +146,22 @@ def _affine(walker: Walker, value: Array) -> Array:
 
 
 def per_piece(walker: Walker, value: Any, base: Array) -> list[Any]:
+    """An operand beside each piece of `base`: a number, or a value a row."""
+    if isinstance(value, Array) and value.elements == 1:
+        everywhere = _everywhere(walker, value, max(p for p, _ in base.layout))
+        return [everywhere[0:high] for high, _ in base.layout]
     if isinstance(value, Array):
         found = columns(walker, value)
-        return found if len(found) == len(base.pieces) else [1.0] * len(base.pieces)
+        last = len(found) - 1
+        return [_rows_of(found[min(k, last)], high) for k, (high, _) in enumerate(base.layout)]
     return [1.0 if value is UNKNOWN or isinstance(value, bool) else value] * len(base.pieces)
+
+
+def _rows_of(column: Access, high: int) -> Any:
+    """As many rows of a column; a number where it has not so many."""
+    if column.partitions == high:
+        return column
+    return column[0:high] if column.partitions > high else 1.0
 
 
 def _pattern(walker: Walker, value: Array) -> Array:
