@@ -22,7 +22,7 @@ lint: $(VENV)/ready
 	$(BIN)/mypy
 
 bench: $(VENV)/ready
-	for file in dispatch compilation transfer train_step quantize mx_dot attention fidelity; do $(BIN)/python benchmarks/$$file.py || exit 1; done
+	for file in dispatch compilation transfer train_step quantize mx_dot attention fidelity pallas_values pallas_checks kernels; do $(BIN)/python benchmarks/$$file.py || exit 1; done
 
 # The tests of the shim with a copy of the package under the address and undefined-behaviour
 # sanitizers; processes that the tests start inherit it all. Leaks are the fuzzer's matter: Python and

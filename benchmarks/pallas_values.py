@@ -1,6 +1,6 @@
 """How fast kernels' values are: standard Pallas on trn3, against JAX's interpreters and jnp.dot.
 
-    JAX_PLATFORMS=trn3,cpu python benchmarks/pallas_values.py [--attention 4096] [--matmul 1024]
+    python benchmarks/pallas_values.py [--attention 4096] [--matmul 1024]
 
 All in one process, interleaved; the minimum of several runs of each. Interpreters are measured on
 as much of the grid as they do in seconds, and what they take is scaled by the rest of it: both do one
@@ -10,9 +10,12 @@ step of the grid after another. `--whole` measures all of it.
 import argparse
 import functools
 import math
+import os
 import time
 from collections.abc import Callable
 from typing import Any
+
+os.environ.setdefault("JAX_PLATFORMS", "trn3,cpu")
 
 import jax
 import jax.numpy as jnp
