@@ -21,6 +21,9 @@ Engine = Literal["tensor", "dma"]
 _SIDE, _LENGTH = 128, 512
 """Of what the tensor engine transposes at once, and of what is moved at once."""
 
+_LONG = 2048
+"""Of rows that the DMA engines write back: pieces of 4 KiB and more."""
+
 _ON_TENSOR = ("bfloat16", "float16", "float32")
 """Types that the tensor engine transposes into the same type."""
 
@@ -65,14 +68,17 @@ def _transpose(x: jax.Array, engine: Engine) -> jax.Array:
 
 def _moved(x: jax.Array, engine: Engine) -> jax.Array:
     m, n = x.shape
-    rows, columns = min(m, _LENGTH), min(n, _LENGTH)
-    scratch = [pltrn.SBUF((2, _LENGTH // _SIDE, min(n, _SIDE), rows), x.dtype)]
+    parts, height = _LENGTH // _SIDE, min(n, _SIDE)
     if engine == "tensor":
-        scratch += [
-            pltrn.SBUF((2, _LENGTH // _SIDE, min(m, _SIDE), columns), x.dtype),
-            pltrn.PSUM((2, _LENGTH // _SIDE, min(n, _SIDE), rows), x.dtype),
+        kernel, rows = _by_tensor_engine, min(m, _LENGTH)
+        scratch = [
+            pltrn.SBUF((2, parts, height, rows), x.dtype),
+            pltrn.SBUF((2, parts, min(m, _SIDE), min(n, _LENGTH)), x.dtype),
+            pltrn.PSUM((2, parts, height, rows), x.dtype),
         ]
-    kernel = _by_tensor_engine if engine == "tensor" else _by_dma
+    else:
+        kernel, rows = _by_dma, min(m, _LONG)
+        scratch = [pltrn.SBUF((2, parts, height, rows), x.dtype)]
     return pl.pallas_call(
         functools.partial(kernel, m=m, n=n),
         out_shape=result(x, (n, m), x.dtype),
@@ -106,7 +112,7 @@ def _by_dma(x: Any, out: Any, staged: Any, *, m: int, n: int) -> None:
             place = out.at[pl.ds(n0 + start, size), pl.ds(m0, rows)]
             pltrn.dma_copy(place, tile, engine="dma:scalar")
 
-    tiled(m, _LENGTH, lambda *rows: tiled(n, _LENGTH, functools.partial(block, *rows)))
+    tiled(m, _LONG, lambda *rows: tiled(n, _LENGTH, functools.partial(block, *rows)))
 
 
 def _by_tensor_engine(
