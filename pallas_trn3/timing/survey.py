@@ -30,16 +30,13 @@ def survey(jaxpr: Any, refs: Sequence[Ref]) -> Names:
     found: Names = {}
     pairs: list[tuple[Ref, Ref]] = []
     _walk(jaxpr, dict(zip(jaxpr.invars, refs)), found, pairs)
-    for _ in range(len(pairs)):  # what is copied as it is is packed on both sides
-        for one, other in pairs:
-            if _packs(one) != _packs(other):
-                for ref in (one, other):
-                    ref.uses[:] = [replace(use, packed=True) for use in ref.uses]
+    packed = {ref for ref in found.values() if any(use.packed for use in ref.uses)}
+    copied = {pair for pair in pairs if pair[0] is not pair[1]}
+    while mixed := [pair for pair in copied if (pair[0] in packed) != (pair[1] in packed)]:
+        packed.update(ref for pair in mixed for ref in pair)
+    for ref in packed:  # what is copied as it is is packed on both sides
+        ref.uses[:] = [replace(use, packed=True) for use in ref.uses]
     return found
-
-
-def _packs(ref: Ref) -> bool:
-    return any(use.packed for use in ref.uses)
 
 
 def new_ref(var: Any, name: str) -> Ref:
