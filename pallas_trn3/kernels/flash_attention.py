@@ -225,7 +225,7 @@ def _load_queries(
             pltrn.dma_transpose(held["q"].at[number, part], source, engine="dma:gpsimd")
         for name, source in zip(("lowest", "highest"), bounds):
             place = source.at[pl.ds(bounds_first + number * ROWS, ROWS)]
-            pltrn.dma_copy(held[name].at[number], place, engine="dma:gpsimd")
+            pltrn.dma_copy(held[name].at[number], place, engine=f"dma:gpsimd.{name}")
 
     lax.fori_loop(0, groups, load, None)
 
@@ -479,7 +479,7 @@ class _Causal(_Plan):
 class _Band(_Plan):
     """Queries see keys from `left` before to `right` after their own number."""
 
-    masks, same_masks, slots = True, False, 1
+    masks, same_masks = True, False
 
     def __init__(
         self, queries: int, keys: int, left: int, right: int, choices: Choices, most: int
@@ -494,6 +494,7 @@ class _Band(_Plan):
         self.held = self.groups * ROWS + self.band - ROWS
         self.section = min(choices.section, self.band)
         self.widest = self.section
+        self.carries = self.band <= 2 * self.section and self.groups == _apart(self.groups)
         needed = self.blocks * self.groups * ROWS + self.band - ROWS
         self.keys = max(needed, self.front + keys)
 
@@ -504,6 +505,7 @@ class _Band(_Plan):
         per = self.section
         count = math.ceil(self.band / per)
         start = block * (self.groups * ROWS)
+        slot = lax.rem(jnp.int32(number), 2)
 
         def run(part: int) -> Run:
             size = min(per, self.band - part * per)
@@ -511,14 +513,14 @@ class _Band(_Plan):
 
             def step(group: Any) -> Step:
                 return Step(
-                    group, 0, tiles, store, part == 0, part == count - 1, part * per,
+                    group, slot, tiles, store, part == 0, part == count - 1, part * per,
                     group + part * per // ROWS,
                 )  # fmt: skip
 
             def before() -> None:
                 if part == 0:
                     begin()
-                    load(0, start, self.held)
+                    load(slot, start, self.held)
 
             return Run(self.groups, step, before)
 

@@ -7,7 +7,7 @@ up in PSUM over all queries, that of queries in SBUF over all keys. Of a step
 2. ScalarE the probabilities p = exp(scale * scores - log sum exp), VectorE
    ds = p * (cotangents - rows of out * d out),
 3. TensorE adds p.T @ d out and ds.T @ q to what is summed up, transposes ds,
-4. and a step later multiplies ds with the keys.
+4. and later multiplies ds with the keys. (3 is two steps behind 1, 4 three.)
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from .flash_pipeline import Run, pipeline
 _MOST = 64
 """Groups of 128 queries whose gradients are in SBUF at a time."""
 
-_LAGS = 2
+_LAGS = 3
 
 
 def backward(
@@ -197,16 +197,16 @@ def _tiles(groups: int, features: int, width: int, dtype: Any) -> dict[str, Any]
         "k_turned": pltrn.SBUF((2, features, TILE), dtype),
         "v_turned": pltrn.SBUF((2, width, TILE), dtype),
         "scores": pltrn.PSUM((2, ROWS, TILE), f32),
-        "dp": pltrn.PSUM((1, ROWS, TILE), f32),
+        "dp": pltrn.PSUM((2, ROWS, TILE), f32),
         "seen": pltrn.SBUF((2, ROWS, TILE), f32),
         "bounds": pltrn.SBUF((2, ROWS, 2), f32),
-        "p": pltrn.SBUF((3, ROWS, TILE), dtype),
-        "ds": pltrn.SBUF((3, ROWS, TILE), dtype),
-        "turning": pltrn.PSUM((1, ROWS, chunks, ROWS), dtype),
-        "ds_turned": pltrn.SBUF((3, ROWS, chunks, ROWS), dtype),
+        "p": pltrn.SBUF((4, ROWS, TILE), dtype),
+        "ds": pltrn.SBUF((4, ROWS, TILE), dtype),
+        "turning": pltrn.PSUM((1 + (jnp.dtype(dtype).itemsize == 2), ROWS, chunks, ROWS), dtype),
+        "ds_turned": pltrn.SBUF((4, ROWS, chunks, ROWS), dtype),
         "dk": pltrn.PSUM((chunks, ROWS, features), f32),
         "dv": pltrn.PSUM((chunks, ROWS, width), f32),
-        "product": pltrn.PSUM((1, ROWS, features), f32),
+        "product": pltrn.PSUM((2 if jnp.dtype(dtype).itemsize == 2 else 1, ROWS, features), f32),
         "dq": pltrn.SBUF((groups, ROWS, features), f32),
         "dq_out": pltrn.SBUF((2, ROWS, features), f32),
         "dk_out": pltrn.SBUF((2, ROWS, features), f32),
@@ -269,7 +269,7 @@ class _Step:
         self.t, self.scale, self.masked = tiles, scale, masked
 
     def emit(self, steps: tuple[Any, ...]) -> None:
-        new, before, last = steps
+        new, _, before, last = steps
         if new is not None:
             self.products(*new)
         if before is not None:
@@ -284,10 +284,12 @@ class _Step:
         pltrn.nc_matmul(
             t.scores.at[lax.rem(at, 2)], t.q_turned.at[group], t.k_turned.at[slot], accumulate=False
         )
-        pltrn.nc_matmul(t.dp.at[0], t.do_turned.at[group], t.v_turned.at[slot], accumulate=False)
+        pltrn.nc_matmul(
+            t.dp.at[lax.rem(at, 2)], t.do_turned.at[group], t.v_turned.at[slot], accumulate=False
+        )
 
     def probabilities(self, group: Any, block: Any, first: Any, at: Any) -> None:
-        t, slot = self.t, lax.rem(at, 3)
+        t, slot = self.t, lax.rem(at, 4)
         scores = t.scores.at[lax.rem(at, 2)]
         if self.masked:
             seen, bounds = t.seen.at[lax.rem(at, 2)], t.bounds.at[lax.rem(at, 2)]
@@ -301,31 +303,40 @@ class _Step:
         column = [t.rows.at[group].at[:, pl.ds(n, 1)] for n in range(2)]
         pltrn.activation(t.p.at[slot], scores, column[0], self.scale, op="exp")
         pltrn.scalar_tensor_tensor(
-            t.ds.at[slot], t.dp.at[0], column[1], t.p.at[slot], op0="subtract", op1="multiply"
+            t.ds.at[slot],
+            t.dp.at[lax.rem(at, 2)],
+            column[1],
+            t.p.at[slot],
+            op0="subtract",
+            op1="multiply",
         )
 
     def sums(self, group: Any, block: Any, first: Any, at: Any) -> None:
-        t, slot = self.t, lax.rem(at, 3)
+        t, slot = self.t, lax.rem(at, 4)
         going_on = jnp.logical_not(first) if not isinstance(first, bool) else not first
         for chunk in range(TILE // ROWS):
             part = pl.ds(chunk * ROWS, ROWS)
             pltrn.nc_matmul(
                 t.dv.at[chunk], t.p.at[slot, :, part], t.do.at[group], accumulate=going_on
             )
-            pltrn.nc_transpose(t.turning.at[0, :, chunk], t.ds.at[slot, :, part])
+            pltrn.nc_transpose(
+                t.turning.at[lax.rem(at, t.turning.shape[0]), :, chunk], t.ds.at[slot, :, part]
+            )
         for chunk in range(TILE // ROWS):
             part = pl.ds(chunk * ROWS, ROWS)
             pltrn.nc_matmul(
                 t.dk.at[chunk], t.ds.at[slot, :, part], t.q.at[group], accumulate=going_on
             )
-        pltrn.tensor_copy(t.ds_turned.at[slot], t.turning.at[0], engine="scalar")
+        pltrn.tensor_copy(
+            t.ds_turned.at[slot], t.turning.at[lax.rem(at, t.turning.shape[0])], engine="scalar"
+        )
 
     def for_queries(self, group: Any, block: Any, first: Any, at: Any) -> None:
-        t, slot = self.t, lax.rem(at, 3)
+        t, slot = self.t, lax.rem(at, 4)
         for chunk in range(TILE // ROWS):
             pltrn.nc_matmul(
-                t.product.at[0], t.ds_turned.at[slot, :, chunk], t.k.at[lax.rem(block, 2), chunk],
+                t.product.at[lax.rem(at, t.product.shape[0])], t.ds_turned.at[slot, :, chunk], t.k.at[lax.rem(block, 2), chunk],
                 accumulate=chunk > 0,
             )  # fmt: skip
         dq = t.dq.at[group]
-        pltrn.tensor_tensor(dq, dq, t.product.at[0], op="add")
+        pltrn.tensor_tensor(dq, dq, t.product.at[lax.rem(at, t.product.shape[0])], op="add")

@@ -178,8 +178,8 @@ def test_tensor_engine_is_busy() -> None:
 
 def test_tiles_that_nobody_sees_are_left_out() -> None:
     _, whole = busy(TRAINIUM3, choices=Choices(section=2048))
-    _, windowed = busy(TRAINIUM3, causal=True, window=512)
-    assert windowed < whole / 2
+    causal, windowed = (busy(TRAINIUM3, causal=True, window=w)[1] for w in (None, 512))
+    assert windowed < 0.7 * causal < 0.7 * whole
 
 
 def test_choices_are_the_chips() -> None:
