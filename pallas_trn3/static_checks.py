@@ -1,4 +1,4 @@
-"""What a kernel's tiles say before it runs: whether they fit, and lie apart."""
+"""What a kernel's text says of its tiles: whether they fit, lie apart, and can be copied."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from jax_trn3.hardware import NeuronCore
+from jax_trn3.isa import IllegalInstruction
 
 from .accesses import core
 from .errors import MemoryOverflow, OverlappingTiles
@@ -54,7 +55,7 @@ def check(kernel: Kernel) -> None:
     """Holds a kernel's tiles against the memories of a NeuronCore.
 
     **Raises:** `MemoryOverflow` for tiles that do not fit, `OverlappingTiles` for two that live at
-    the same time in one place.
+    the same time in one place, `IllegalInstruction` for asynchronous copies from or to PSUM.
     """
     blocks = [_of_block(block, kernel) for block in kernel.blocks if block.memory == "sbuf"]
     scratch = kernel.jaxpr.invars[kernel.grid_mapping.slice_scratch_ops]
@@ -65,6 +66,22 @@ def check(kernel: Kernel) -> None:
     _hold(live, f"kernel {where}", core())
     for tiles, equation in _scopes(kernel.jaxpr, live):
         _hold(tiles, f"kernel {kernel.name}, {line(equation)}", core())
+    _copies(kernel.name, kernel.jaxpr)
+
+
+def _copies(kernel: str, jaxpr: Any) -> None:
+    """Asynchronous copies are DMA's (nki.isa dma_copy: no PSUM since NKI 0.3)."""
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "dma_start":
+            ends = equation.params["tree"].unflatten(equation.invars)[:2]
+            for what, end in zip(("source", "target"), ends):
+                if memory_of(getattr(end, "ref", end).aval) == "psum":
+                    raise IllegalInstruction(
+                        f"kernel {kernel}, {line(equation)}: its {what} lies in psum; DMA reaches "
+                        "sbuf and hbm. Copy between psum and sbuf with the vector or scalar engine"
+                    )
+        for inner in programs(equation):
+            _copies(kernel, inner)
 
 
 def _of_block(block: Block, kernel: Kernel) -> _Tile:

@@ -12,6 +12,7 @@ from jax.experimental.pallas import tpu as pltpu
 from jax.sharding import PartitionSpec as P
 
 import pallas_trn3 as pltrn
+from jax_trn3.isa import IllegalInstruction
 from pallas_trn3.errors import KernelError, UndefinedValue
 from pallas_trn3.kernel import kernel_of
 from pallas_trn3.reference import run
@@ -234,3 +235,20 @@ def test_prints_of_a_kernel(capfd):
     )
     jax.jit(call)(np.arange(256, dtype=np.float32).reshape(16, 16)).block_until_ready()
     assert "step 0 has 0.0\nstep 1 has 128.0\n" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize("end", ["source", "target"])
+def test_copies_do_not_reach_psum(end):
+    def kernel(x_ref, o_ref, acc, semaphore):
+        pair = (acc, o_ref) if end == "source" else (x_ref, acc)
+        copy = pltpu.make_async_copy(*pair, semaphore)
+        copy.start()
+        copy.wait()
+
+    call = pl.pallas_call(
+        kernel,
+        out_shape=jax.ShapeDtypeStruct((8, 16), F32),
+        scratch_shapes=[pltrn.PSUM((8, 16), F32), pltpu.SemaphoreType.DMA],
+    )
+    with pytest.raises(IllegalInstruction, match=f"{__file__}:.*its {end} lies in psum"):
+        jax.jit(call)(X[:8])

@@ -230,7 +230,7 @@ def call_of(program):
 
 
 @settings(
-    max_examples=25,
+    max_examples=15,
     suppress_health_check=list(HealthCheck),
     phases=[Phase.explicit, Phase.reuse, Phase.generate],
 )
