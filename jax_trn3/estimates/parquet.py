@@ -55,7 +55,9 @@ def write(estimate: Estimate, path: str | Path, window_ps: tuple[int, int] | Non
 
 def _named(place: Placed, numbers: Mapping[int, int]) -> Named:
     source = place.step.source
-    return Named(_name(place), numbers[id(place.step)], source.name, str(source))
+    timed = place.step.timed
+    kernel = timed is not None and timed.plan.authored
+    return Named(_name(place), numbers[id(place.step)], source.name, str(source), kernel)
 
 
 def _name(place: Placed) -> str:

@@ -46,6 +46,9 @@ class Named:
     layer: str
     location: str
 
+    kernel: bool = False
+    """Whether its instructions are lines of a kernel's own."""
+
 
 def run_tables(parts: Sequence[tuple[Runs, Named | None]]) -> Tables:
     """The tables of runs one by one. Several parts are one after another, each number once."""
@@ -122,6 +125,9 @@ def _text(timeline: Timeline, number: int, named: Named | None) -> dict[str, Any
     if named is not None:
         row["hlo_name"], row["raw_hlo_id"] = named.hlo_name, named.hlo_id
         row["layer"] = named.layer or None
+        if named.kernel:
+            row["nki_source_location"] = row["bir_debug_info_source_location"]
+            row["kernel_instruction_name"] = instruction.name
         row["bir_debug_info_source_location"] = named.location
     return row
 

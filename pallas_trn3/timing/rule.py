@@ -27,7 +27,7 @@ def kernel(group: Group, chip: Chip) -> Plan:
     (operation,) = group.operations
     timed = _timed(operation.attributes["kernel"], chip)
     flops = _flops(timed.program.body, chip, {})
-    return Plan(timed.program, 1, flops, timed.assumptions)
+    return Plan(timed.program, 1, flops, timed.assumptions, authored=True)
 
 
 @functools.lru_cache(maxsize=256)

@@ -78,6 +78,25 @@ def test_the_views_show_them(tmp_path):
     assert operation["instructions"] == 3 * 4
 
 
+def test_tables_have_the_kernels_lines(tmp_path):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    jax_trn3.estimate(double, shape(512, 512)).save(tmp_path / "kernel.parquet")
+    table = parquet.read_table(tmp_path / "kernel.parquet" / "Instruction.parquet")
+    rows = [row for row in table.to_pylist() if row["bir_instruction_name"] == "activation"]
+    line = doubled.__code__.co_firstlineno + 1
+    assert {row["nki_source_location"] for row in rows} == {f"{__file__}:{line}"}
+    assert "dst=y_ref[0:128, 0:512]" in rows[0]["operands"]
+
+
+def test_a_profile_sees_the_kernel(tmp_path):
+    array = jnp.ones((256, 256), BF16)
+    run = jax.jit(double)
+    with jax_trn3.profile() as profile:
+        run(array).block_until_ready()
+    profile.save(tmp_path / "run.pftrace")
+    assert b"activation at" in (tmp_path / "run.pftrace").read_bytes()
+
+
 def test_in_a_loop_under_vmap_and_shard_map():
     once = jax_trn3.estimate(double, shape(512, 512))
     loop = jax_trn3.estimate(

@@ -47,3 +47,6 @@ class Plan:
 
     lacks: str = ""
     """What the hardware lacks for this, and how it would have to run; "" if it lacks nothing."""
+
+    authored: bool = False
+    """Whether its instructions are lines that a user wrote, in a kernel."""

@@ -15,7 +15,7 @@ from .cost import Cost, ImpossiblePlan, Timed, time_group, total
 from .fusion import groups
 from .graph import Body, DeviceProgram, Mesh, Operation, Source
 from .group import Group
-from .rules import AUTHORED, OPENED, RULES
+from .rules import OPENED, RULES
 from .rules.collectives import is_collective, time_collective
 
 _SETTLED = 3
@@ -222,7 +222,7 @@ def _assuming(said: str) -> Callable[[_Item], _Item]:
 
 def _compute(group: Group, machine: Machine) -> _Item:
     timed = time_group(group, machine.topology)
-    name = timed.plan.program.name if group.rule in AUTHORED else group.rule
+    name = timed.plan.program.name if timed.plan.authored else group.rule
     return _Item("compute", name, group.source, timed.cost, *_ends(group), timed=timed)
 
 
