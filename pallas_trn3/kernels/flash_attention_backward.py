@@ -333,10 +333,10 @@ class _Step:
 
     def for_queries(self, group: Any, block: Any, first: Any, at: Any) -> None:
         t, slot = self.t, lax.rem(at, 4)
+        product = t.product.at[lax.rem(at, t.product.shape[0])]
         for chunk in range(TILE // ROWS):
-            pltrn.nc_matmul(
-                t.product.at[lax.rem(at, t.product.shape[0])], t.ds_turned.at[slot, :, chunk], t.k.at[lax.rem(block, 2), chunk],
-                accumulate=chunk > 0,
-            )  # fmt: skip
+            keys = t.k.at[lax.rem(block, 2), chunk]
+            turned = t.ds_turned.at[slot, :, chunk]
+            pltrn.nc_matmul(product, turned, keys, accumulate=chunk > 0)
         dq = t.dq.at[group]
-        pltrn.tensor_tensor(dq, dq, t.product.at[lax.rem(at, t.product.shape[0])], op="add")
+        pltrn.tensor_tensor(dq, dq, product, op="add")
