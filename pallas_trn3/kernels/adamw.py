@@ -13,6 +13,7 @@ from jax.experimental import pallas as pl
 import pallas_trn3 as pltrn
 
 from .catalogue import CATALOGUE, Entry
+from .results import alike
 from .rows import PARTITIONS, check_floats, columns, cut, over_rows
 
 _WIDTH = 1024
@@ -53,6 +54,7 @@ def adamw(
         raise ValueError(f"adamw of arrays of shapes {sorted(shapes)}; they must be the same")
     if not params.size:
         return params, m, v
+    params, m, v, grads = alike(params, m, v, grads)
     factors = _factors(step, learning_rate, b1, b2, weight_decay)
     arrays = [_as_lines(x) for x in (params, m, v, grads)]
     bytes_of = [x.dtype.itemsize for x in arrays]

@@ -14,6 +14,7 @@ from jax.experimental import pallas as pl
 import pallas_trn3 as pltrn
 
 from .catalogue import CATALOGUE, Entry
+from .results import alike
 from .rows import (
     PARTITIONS,
     as_rows,
@@ -42,6 +43,7 @@ def rmsnorm(x: jax.Array, weight: jax.Array, eps: float = 1e-6) -> jax.Array:
     that a partition cannot hold.
     """
     _check("rmsnorm", x, weight)
+    x, weight = alike(x, weight)
     return _rmsnorm(float(eps), as_rows(x), weight).reshape(x.shape)
 
 
@@ -51,6 +53,7 @@ def layernorm(x: jax.Array, weight: jax.Array, bias: jax.Array, eps: float = 1e-
     Arguments, results and errors as of `rmsnorm`; `bias` [n].
     """
     _check("layernorm", x, weight, bias)
+    x, weight, bias = alike(x, weight, bias)
     return _layernorm(float(eps), as_rows(x), weight, bias).reshape(x.shape)
 
 

@@ -29,6 +29,7 @@ from .norms import (
     spread,
     spread_scratch,
 )
+from .results import alike, result
 from .rows import PARTITIONS, as_rows, columns, cut, everywhere, in_steps
 
 _QUAD = 4
@@ -104,7 +105,7 @@ def _quantized(
     if scale_rule not in ("ocp", "neuron"):
         raise ValueError(f"{name}: scale_rule={scale_rule!r}; allowed: 'ocp', 'neuron'")
     narrow = x.dtype if x.dtype.itemsize == 2 else jnp.dtype(jnp.bfloat16)
-    x = jnp.pad(x, ((0, -x.shape[0] % PARTITIONS), (0, 0)))
+    x, *lines = alike(jnp.pad(x, ((0, -x.shape[0] % PARTITIONS), (0, 0))), *lines)
     rows, n = x.shape
     chunks, size = -(-n // _WIDE), x.dtype.itemsize
     shared = -(-chunks // _QUAD)
@@ -140,8 +141,8 @@ def _quantized(
         + [everywhere((1, n)) for _ in lines],
         out_specs=[pl.BlockSpec(memory_space=pltrn.HBM)] * 2,
         out_shape=[
-            jax.ShapeDtypeStruct((chunks, PARTITIONS, rows, _QUAD), element_format(dtype).dtype),
-            jax.ShapeDtypeStruct((shared, PARTITIONS, rows), jnp.uint8),
+            result(x, (chunks, PARTITIONS, rows, _QUAD), element_format(dtype).dtype),
+            result(x, (shared, PARTITIONS, rows), jnp.uint8),
         ],
         scratch_shapes=[*spread_scratch(n, len(lines)), scratch],
         compiler_params=pltrn.CompilerParams(),

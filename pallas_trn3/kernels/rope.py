@@ -12,6 +12,7 @@ from jax.experimental import pallas as pl
 import pallas_trn3 as pltrn
 
 from .catalogue import CATALOGUE, Entry
+from .results import alike, result
 from .rows import OUTPUTS, PARTITIONS, check_floats, columns, cut
 
 _FEATURES = 4096
@@ -53,6 +54,7 @@ def rope(x: jax.Array, cos: jax.Array, sin: jax.Array, *, interleaved: bool = Fa
             )
     if not x.size:
         return x
+    x, cos, sin = alike(x, cos, sin)
     flat = x.reshape(-1, *x.shape[-3:])
     return _rope(bool(interleaved), flat, cos, sin).reshape(x.shape)
 
@@ -97,7 +99,7 @@ def _rope(interleaved: bool, x: jax.Array, cos: jax.Array, sin: jax.Array) -> ja
         grid=(pl.cdiv(shape[1], PARTITIONS), heads // few, batch),
         in_specs=[block(blocks.inputs), angles, angles],
         out_specs=block(OUTPUTS),
-        out_shape=jax.ShapeDtypeStruct(shape, x.dtype),
+        out_shape=result(x, shape, x.dtype),
         scratch_shapes=[
             columns(places * (features // 2), jnp.float32, 2),
             columns(places * (features // 2), jnp.float32, 4),

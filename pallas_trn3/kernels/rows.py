@@ -18,6 +18,8 @@ from jax.experimental import pallas as pl
 import pallas_trn3 as pltrn
 from jax_trn3.hardware import TRAINIUM2
 
+from .results import alike, result
+
 PARTITIONS = int(TRAINIUM2.core.partitions)
 
 FLOATS = ("float32", "bfloat16", "float16")
@@ -141,6 +143,7 @@ def over_rows(
     def before(i: Any) -> Any:
         return jnp.maximum(i - 1, 0) if late else i
 
+    operands = alike(*(x.reshape(height, together, x.shape[1]) for x in rows), *whole)
     results = pl.pallas_call(
         kernel,
         grid=(steps + late,),
@@ -148,13 +151,13 @@ def over_rows(
         + [everywhere(x.shape) for x in whole],
         out_specs=[block(columns, OUTPUTS, before) for columns, _ in out]
         + [everywhere(shape) for shape in sums],
-        out_shape=[jax.ShapeDtypeStruct((height, together, n), dtype) for n, dtype in out]
-        + [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in sums],
+        out_shape=[result(operands[0], (height, together, n), dtype) for n, dtype in out]
+        + [result(operands[0], shape, jnp.float32) for shape in sums],
         scratch_shapes=list(scratch),
         input_output_aliases=aliases or {},
         compiler_params=pltrn.CompilerParams(),
         name=name,
-    )(*(x.reshape(height, together, x.shape[1]) for x in rows), *whole)
+    )(*operands)
     lines = [y.reshape(count, y.shape[2]) for y in results[: len(out)]]
     return [*lines, *results[len(out) :]]
 
