@@ -33,6 +33,8 @@ def staged(loop: Loop, least: int, slots: Slots) -> list[Node]:
     body = [node for node in loop.body if isinstance(node, Instruction)]
     if len(body) < len(loop.body) or any(i.wait or i.signal for i in body):
         return [loop]
+    if _goes_through_hbm(body):
+        return [loop]
     stages = _stages(body, loop.id)
     count = max(stages, default=0) + 1
     if count == 1 or least < count:
@@ -43,6 +45,16 @@ def staged(loop: Loop, least: int, slots: Slots) -> list[Node]:
     for tile, number in needed.items():
         slots[tile] = max(slots.get(tile, tile.slots), number)
     return _in_stages(loop, body, stages, count)
+
+
+def _goes_through_hbm(body: Sequence[Instruction]) -> bool:
+    """Whether it reads in HBM what it writes there."""
+    ends: dict[bool, set[Tile]] = {True: set(), False: set()}
+    for instruction in body:
+        for access, reads in operands(instruction):
+            if access.memory == "hbm":
+                ends[reads].add(access.tile)
+    return bool(ends[True] & ends[False])
 
 
 def _in_stages(
@@ -154,6 +166,8 @@ def _step(body: Sequence[Instruction], numbers: Sequence[int], tile: Tile, loop:
         if access.tile == tile
     }
     (step,) = steps if len(steps) == 1 else (0,)
+    if tile.address is not None:  # its author has said where it lies, and how many
+        return 0
     return step if step > 0 and tile.slots > step and tile.slots % step == 0 else 0
 
 
