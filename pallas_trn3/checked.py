@@ -23,26 +23,26 @@ from .rewrite import programs
 def evaluate(kernel: Kernel, *operands: Any) -> list[Any]:
     """The outputs of a kernel, as `values.evaluate` has them, by a callback to this process.
 
-    A kernel in which devices meet (collectives, `axis_index`) gets the operands of all of them,
-    runs on each, and returns one's own outputs.
+    A kernel in which devices meet (collectives, `axis_index`, copies to others) gets the operands
+    of all of them, runs on each, and returns one's own outputs.
 
-    **Raises:** `NotImplementedError` for copies and signals to other devices; where the program
-    runs, JAX's error of a callback that failed, whose text has the `KernelError`'s.
+    **Raises:** where the program runs, JAX's error of a callback that failed, whose text has the
+    `KernelError`'s.
     """
     outputs = [block.mapping.array_aval for block in kernel.blocks if block.role == "output"]
     shapes = tuple(jax.ShapeDtypeStruct(aval.shape, aval.dtype) for aval in outputs)
-    used = _axes(kernel.jaxpr)
-    if not used:
+    bound = {k: n for k, n in jax_core.get_axis_env().axis_sizes.items() if k is not None}
+    axes = {k: n for k, n in bound.items() if k in _axes(kernel.jaxpr, bound)}
+    if not axes:
         return list(jax.pure_callback(functools.partial(_alone, kernel), shapes, *operands))
-    axes = {k: n for k, n in jax_core.get_axis_env().axis_sizes.items() if k in used}
     names = tuple(axes)
     everybody = [lax.all_gather(x, names) for x in operands]
     called = functools.partial(_together, kernel, axes)
     return list(jax.pure_callback(called, shapes, lax.axis_index(names), *everybody))
 
 
-def _axes(jaxpr: Any) -> frozenset[Any]:
-    """The mesh axes along which devices meet in a kernel."""
+def _axes(jaxpr: Any, bound: Mapping[Any, int]) -> frozenset[Any]:
+    """The mesh axes along which devices meet in a kernel; all, if they reach for each other."""
     found: set[Any] = set()
     for equation in jaxpr.eqns:
         name = equation.primitive.name
@@ -52,12 +52,9 @@ def _axes(jaxpr: Any) -> frozenset[Any]:
             named = equation.params["axis_name"]
             found.update(named if isinstance(named, tuple) else (named,))
         elif _reaches_others(equation):
-            raise NotImplementedError(
-                f"{name} to another device under CompilerParams(check=True) or JAX_TRN3_CHECK=1; "
-                "check the kernel with collectives in its place, or run it without checks"
-            )
+            found.update(bound)
         for inner in programs(equation):
-            found |= _axes(inner)
+            found |= _axes(inner, bound)
     return frozenset(found)
 
 

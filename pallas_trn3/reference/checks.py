@@ -292,6 +292,15 @@ class Checks:
         self.semaphores.signal(equation, ref, keys, count, self.agent)
         self.agent = KERNEL
 
+    def sent(self, sender: Any, equation: Any, value: Any) -> Any:
+        """A value from another device; what is undefined of it has its origin there."""
+        if type(value) is not Partly:
+            return value
+        origin = sender.checks.origins[int(value.shadow.max())]
+        text = f"device {sender.rank} sent it, {line(equation)}: {origin.text}"
+        number = self._origin(Origin(text, told=True))
+        return Partly(value.value, np.where(value.shadow > 0, number, 0).astype(np.int32))
+
     # ---- instructions ----
 
     def issued(self, instruction: Any, inputs: Sequence[Any]) -> None:

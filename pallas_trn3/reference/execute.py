@@ -59,12 +59,11 @@ def run_together(
             f"operands of {len(operands)} devices; axes {dict(axes)} have {ranks.size}"
         )
     with jax.default_device(jax.devices("cpu")[0]):
-        devices = []
         for rank, own in enumerate(operands):
             machine = Machine(kernel, Checks(kernel) if check else None)
             machine.ranks, machine.rank = ranks, rank
-            devices.append(_Run(machine, [np.asarray(x) for x in own]).whole())
-        results = together(devices, ranks, kernel.name)
+            ranks.runs.append(_Run(machine, [np.asarray(x) for x in own]))
+        results = together([one.whole() for one in ranks.runs], ranks, kernel.name)
         return [[np.array(x) for x in one] for one in results]
 
 

@@ -13,14 +13,14 @@ from jax_trn3 import isa
 from ..instruction import Operands
 from ..kernel import needed
 from ..meaning import meaning
-from .machine import Machine, Rule, rule
+from .machine import Machine, Rule, Running, rule
 from .references import load, store
 from .selection import leaves
 from .semaphores import Place, signal, wait
 from .storage import Partly, parts
 
 
-@rule("trn3_instruction")
+@rule("trn3_instruction", waits=True)
 def _instruction(equation: Any) -> Rule:
     return Issued(equation)
 
@@ -47,12 +47,12 @@ class Issued:
         self.legal: set[Any] = set()
         """Dynamic starts that were found legal."""
 
-    def __call__(self, machine: Machine, inputs: Sequence[Any]) -> Any:
+    def __call__(self, machine: Machine, inputs: Sequence[Any]) -> Running:
         """Waits, reads, computes, writes, signals."""
         equation, checks = self.equation, machine.checks
         for place, count in self.waits:
             ref = inputs[place.number]
-            wait(machine, equation, ref, place.selection, inputs, count, self.engine)
+            yield from wait(machine, equation, ref, place.selection, inputs, count, self.engine)
         if checks:
             checks.issued(self, inputs)
         arrays = {
@@ -67,7 +67,7 @@ class Issued:
         for place, count in self.signals:
             ref = inputs[place.number]
             signal(machine, equation, ref, place.selection, inputs, count, self.engine)
-        return ()
+        return []
 
     def _finish(self, machine: Machine, inputs: Sequence[Any], arrays: dict[str, Any]) -> None:
         plain = {k: parts(v)[0] for k, v in arrays.items()}

@@ -14,13 +14,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..errors import EndlessWait
+from ..errors import EndlessWait, OutOfBounds
 from ..places import line
 from .machine import Machine, Rule, Running, rule
 from .references import load, store
 from .selection import leaves
 from .semaphores import Place
-from .storage import Partly, parts
+from .storage import Partly, Storage, parts
 
 _REDUCTIONS = {"add": jnp.add, "max": jnp.maximum, "min": jnp.minimum}
 
@@ -34,6 +34,9 @@ class Ranks:
         self.brought: dict[tuple[Any, ...], dict[int, Any]] = {}
         """By collective, and how often it was reached: what each device brings."""
         self.progress = 0
+        """Grows whenever somebody may have become able to go on."""
+        self.runs: list[Any] = []
+        """What each device runs."""
 
     def index(self, rank: int, name: Any) -> int:
         """A device's place along an axis."""
@@ -59,7 +62,38 @@ class Ranks:
         while len(brought) < len(group):
             missing = [r for r in group if r not in brought]
             yield f"device {rank} waits at {line(equation)} for device {missing[0]}"
+        self.progress += 1
         return [brought[r] for r in group]
+
+    def peer(self, machine: Machine, device: Any) -> Machine:
+        """The machine of another device: a number, coordinates in a mesh, or some of them by name.
+
+        **Raises:** `OutOfBounds` for a device that is not there.
+        """
+        names = list(self.axes)
+        place = [self.index(machine.rank, name) for name in names]
+        if isinstance(device, dict):
+            for name, index in device.items():
+                place[names.index(name)] = index
+        elif isinstance(device, (tuple, list)):
+            place = list(device)
+        else:
+            place = [int(k) for k in np.unravel_index(device % self.size, (*self.axes.values(),))]
+            place = place if 0 <= device < self.size else [-1]
+        sizes = tuple(self.axes.values())
+        if len(place) != len(sizes) or any(not 0 <= p < n for p, n in zip(place, sizes)):
+            raise OutOfBounds(f"device {device} of a mesh with {self.axes}")
+        return self.runs[int(np.ravel_multi_index(place, sizes))].machine
+
+    def there(self, machine: Machine, ref: Storage, peer: Machine) -> Storage:
+        """The same memory of another device."""
+        mine, theirs = self.runs[machine.rank], self.runs[peer.rank]
+        for one, other in zip((*mine.arrays, *mine.scratch), (*theirs.arrays, *theirs.scratch)):
+            if one is ref:
+                return other
+        raise NotImplementedError(
+            f"{ref.name} of another device: only scratch and whole arrays can be reached"
+        )
 
 
 def together(running: Sequence[Any], ranks: Ranks, kernel: str) -> list[Any]:
