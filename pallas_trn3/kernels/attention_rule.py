@@ -15,6 +15,7 @@ import math
 import jax
 import jax.numpy as jnp
 
+from jax_trn3.compiler.timing import cost
 from jax_trn3.compiler.timing.group import Group, Plan
 from jax_trn3.compiler.timing.rules import RULES, Rule
 from jax_trn3.compiler.timing.rules.attention import attention as own
@@ -33,11 +34,13 @@ _DTYPES = {"bf16": jnp.bfloat16, "f16": jnp.float16}
 def install() -> None:
     """Enters the rule in place of the compiler's own."""
     RULES[NAME] = attention
+    cost._timed.cache_clear()  # of plans that were made before
 
 
 def uninstall() -> None:
     """The compiler's own again."""
     RULES[NAME] = own
+    cost._timed.cache_clear()
 
 
 def suits(shape: Shape, chip: Chip) -> bool:
