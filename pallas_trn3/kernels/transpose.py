@@ -70,7 +70,8 @@ def _moved(x: jax.Array, engine: Engine) -> jax.Array:
     m, n = x.shape
     parts, height = _LENGTH // _SIDE, min(n, _SIDE)
     if engine == "tensor":
-        kernel, rows = _by_tensor_engine, min(m, _LENGTH)
+        kernel: Any = _by_tensor_engine
+        rows = min(m, _LENGTH)
         scratch = [
             pltrn.SBUF((2, parts, height, rows), x.dtype),
             pltrn.SBUF((2, parts, min(m, _SIDE), min(n, _LENGTH)), x.dtype),
