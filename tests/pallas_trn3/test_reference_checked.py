@@ -252,3 +252,83 @@ def test_copies_do_not_reach_psum(end):
     )
     with pytest.raises(IllegalInstruction, match=f"{__file__}:.*its {end} lies in psum"):
         jax.jit(call)(X[:8])
+
+
+def to(rank):
+    """How JAX says which device."""
+    if jax.__version_info__ >= (0, 11):
+        return {"device_id": {"i": rank}}
+    return {"device_id": rank, "device_id_type": pl.DeviceIdType.LOGICAL}
+
+
+def around_the_ring(kernel, devices=4):
+    """A kernel on devices with a semaphore for what they send and one for what they get."""
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:devices]), ("i",))
+    whole = pl.BlockSpec(memory_space=pltrn.HBM)
+
+    def call(x):
+        return pl.pallas_call(
+            kernel,
+            in_specs=[whole],
+            out_specs=whole,
+            out_shape=jax.ShapeDtypeStruct((devices, *x.shape), F32),
+            scratch_shapes=[pltpu.SemaphoreType.DMA((3,))] * 2,
+            compiler_params=CHECKED,
+        )(x)
+
+    split = jax.shard_map(call, mesh=mesh, in_specs=P("i"), out_specs=P("i"), check_vma=False)
+    return np.asarray(jax.jit(split)(X)).reshape(devices, devices, 32 // devices, 16)
+
+
+def test_gathered_around_the_ring():
+    def kernel(x_hbm, o_hbm, sent, received):
+        me = jax.lax.axis_index("i")
+        pltrn.dma_copy(o_hbm.at[me], x_hbm)
+        for step in range(3):
+            part = o_hbm.at[jax.lax.rem(me - step + 4, 4)]
+            copy = pltpu.make_async_remote_copy(
+                part, part, sent.at[step], received.at[step], **to(jax.lax.rem(me + 1, 4))
+            )
+            copy.start()
+            copy.wait()
+
+    np.testing.assert_array_equal(around_the_ring(kernel), np.stack([X.reshape(4, 8, 16)] * 4))
+
+
+def test_a_copy_that_nobody_sends():
+    def kernel(x_hbm, o_hbm, sent, received):
+        me = jax.lax.axis_index("i")
+        for k in range(1, 4):  # all but what comes from the one before
+            pltrn.dma_copy(o_hbm.at[jax.lax.rem(me - 1 + k + 4, 4)], x_hbm)
+        copy = pltpu.make_async_remote_copy(
+            x_hbm, o_hbm.at[me], sent.at[0], received.at[0], **to(jax.lax.rem(me + 1, 4))
+        )
+
+        @pl.when(me != 2)
+        def _():
+            copy.start()
+            copy.wait_send()
+
+        copy.wait_recv()
+
+    with pytest.raises(Exception, match="EndlessWait.*device 3 waits for .* of semaphore received"):
+        around_the_ring(kernel)
+    dispatch.runtime_tokens.clear()
+
+
+def test_what_comes_from_another_device_is_waited_for():
+    def kernel(x_hbm, o_hbm, sent, received):
+        me = jax.lax.axis_index("i")
+        for k in range(1, 4):  # all but what comes from the one before
+            pltrn.dma_copy(o_hbm.at[jax.lax.rem(me - 1 + k + 4, 4)], x_hbm)
+        copy = pltpu.make_async_remote_copy(
+            x_hbm, o_hbm.at[me], sent.at[0], received.at[0], **to(jax.lax.rem(me + 1, 4))
+        )
+        copy.start()
+        copy.wait_send()
+        pltrn.dma_copy(o_hbm.at[me], o_hbm.at[jax.lax.rem(me + 3, 4)])
+        copy.wait_recv()
+
+    with pytest.raises(Exception, match="Race.*o_hbm.*the copy at"):
+        around_the_ring(kernel)
+    dispatch.runtime_tokens.clear()
