@@ -26,7 +26,7 @@ def _exact(p, m, v, g, step, rate, b1=0.9, b2=0.999, eps=1e-8, eps_root=0.0, wei
     return p - rate * (change + weight_decay * p), m, v
 
 
-@pytest.mark.parametrize("shape", [(300, 77), (3,), (2, 1024, 130)])
+@pytest.mark.parametrize("shape", [(300, 77), (3,), (2, 512, 260)])
 @pytest.mark.parametrize("step", [1, 1000])
 def test_values(shape, step):
     arrays = _arrays(shape)
@@ -81,7 +81,7 @@ def test_moments_of_16_bits_are_rounded_where_they_are_kept():
 def test_memory_is_reused_and_the_rest_is_left():
     arrays = _arrays((128, 64))
     kept = [np.asarray(x) for x in arrays]
-    wanted = adamw(*arrays, 1, 1e-3)
+    wanted = jax.jit(adamw)(*arrays, 1, 1e-3)
     for one, other in zip(arrays, kept):
         np.testing.assert_array_equal(one, other)
     found = jax.jit(adamw, donate_argnums=(0, 1, 2))(*arrays, 1, 1e-3)
@@ -91,7 +91,7 @@ def test_memory_is_reused_and_the_rest_is_left():
 
 def test_vmap_and_checks(monkeypatch):
     arrays = _arrays((3, 40, 5))
-    found = jax.vmap(lambda *a: adamw(*a, 2, 1e-3))(*arrays)
+    found = jax.jit(jax.vmap(lambda *a: adamw(*a, 2, 1e-3)))(*arrays)
     for one, other in zip(found, _exact(*arrays, 2, 1e-3)):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
     monkeypatch.setenv("JAX_TRN3_CHECK", "1")

@@ -63,13 +63,13 @@ def test_derivatives(interleaved):
 
 def test_many_heads_are_cut_into_blocks():
     operands = _operands((1, 20, 6, 2048), "float32")
-    found = rope(*operands)
+    found = jax.jit(rope)(*operands)
     np.testing.assert_allclose(found, _exact(*operands, False), rtol=1e-6, atol=1e-6)
 
 
 def test_vmap_and_checks(monkeypatch):
     x, cos, sin = _operands((3, 2, 30, 2, 8), "float32")
-    mapped = jax.vmap(lambda x: rope(x, cos, sin))(x)
+    mapped = jax.jit(jax.vmap(lambda x: rope(x, cos, sin)))(x)
     np.testing.assert_allclose(mapped, _exact(x, cos, sin, False), rtol=1e-6, atol=1e-6)
     monkeypatch.setenv("JAX_TRN3_CHECK", "1")
     checked = jax.jit(functools.partial(rope, interleaved=True))(x, cos, sin)
