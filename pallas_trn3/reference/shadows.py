@@ -82,7 +82,6 @@ _ELEMENTS = frozenset(
         "rem",
         "round",
         "rsqrt",
-        "select_and_scatter_add",
         "shift_left",
         "shift_right_arithmetic",
         "shift_right_logical",
