@@ -76,12 +76,12 @@ def main() -> None:
         "InterpretParams(detect_races=True)": lambda: beside(x, y),
     }
     best = dict.fromkeys(functions, float("inf"))
-    for name, function in functions.items():
+    for function in functions.values():
         found = np.asarray(jax.block_until_ready(function())).reshape(N, N)
         np.testing.assert_allclose(found, x @ y, rtol=1e-4, atol=1e-3)
-    for round in range(ROUNDS):
+    for turn in range(ROUNDS):
         for name, function in functions.items():
-            if name.startswith("Interpret") and round > 1:
+            if name.startswith("Interpret") and turn > 1:
                 continue
             start = time.perf_counter()
             jax.block_until_ready(function())

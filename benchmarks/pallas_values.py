@@ -3,8 +3,8 @@
     python benchmarks/pallas_values.py [--attention 4096] [--matmul 1024]
 
 All in one process, interleaved; the minimum of several runs of each. Interpreters are measured on
-as much of the grid as they do in seconds, and what they take is scaled by the rest of it: both do one
-step of the grid after another. `--whole` measures all of it.
+as much of the grid as they do in seconds, and what they take is scaled by the rest of it: both do
+one step of the grid after another. `--whole` measures all of it.
 """
 
 import argparse

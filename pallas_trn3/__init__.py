@@ -28,7 +28,12 @@ globals().update(_OPERATIONS)
 _lower_elsewhere()
 
 # By name, the module that it is imported from when it is asked for: most programs only run.
-_LATER = {"explain": "explanation", "Explanation": "explanation", "autotune": "tuning", "Tuned": "tuning"}
+_LATER = {
+    "explain": "explanation",
+    "Explanation": "explanation",
+    "autotune": "tuning",
+    "Tuned": "tuning",
+}
 
 
 def __getattr__(name: str) -> Any:

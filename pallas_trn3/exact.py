@@ -176,8 +176,8 @@ def _number() -> Any:
 
 
 def _as_rounded(x: Any) -> Any:
-    """Its bits, or'ed with a zero of which neither XLA nor LLVM know that it is one. (Twice exclusively
-    or'ed with the same they would be themselves.)"""
+    """Its bits, or'ed with a zero of which neither XLA nor LLVM know that it is one. (Exclusively
+    or'ed with the same twice they would be themselves.)"""
     bits = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32, 8: jnp.uint64}.get(x.dtype.itemsize)
     if bits is None or "float4" in str(x.dtype) or not jnp.issubdtype(x.dtype, jnp.floating):
         return lax.optimization_barrier(x)

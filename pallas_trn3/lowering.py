@@ -19,6 +19,7 @@ from jax_trn3.ops.cpu_rules import as_cpu
 
 from . import static_checks
 from .checked import evaluate as checked_evaluate
+from .collectives import collective_p
 from .core_map import as_pallas_call
 from .instruction import instruction_p
 from .kernel import Kernel, kernel_of
@@ -63,13 +64,19 @@ def _pallas_call(ctx: mlir.LoweringRuleContext, *args: Any, interpret: Any, **pa
 
 
 def lower_elsewhere(platform: str = "cpu") -> None:
-    """Lets kernels for a NeuronCore run on another platform, for their values; JAX's rule takes all
-    others."""
+    """Lets kernels for a NeuronCore run on another platform, for their values, without the checks
+    that cost time; JAX's rule takes all others."""
 
     def rule(ctx: mlir.LoweringRuleContext, *args: Any, interpret: Any, **params: Any) -> Any:
         kernel = kernel_of(**params)
         if interpret or not _is_ours(kernel):
             return pallas_call._pallas_call_lowering(ctx, *args, interpret=interpret, **params)
+        if checked(kernel.params):
+            raise NotImplementedError(
+                f"kernel {kernel.name} is to be checked on platform {platform}; checks run on trn3 "
+                "alone: put its operands there, jax.device_put(x, jax.devices('trn3')[0])"
+            )
+        static_checks.check(kernel)
         run = functools.partial(evaluate, kernel)
         return mlir.lower_fun(run, multiple_results=True)(ctx, *args)
 
@@ -86,7 +93,8 @@ def _is_ours(kernel: Kernel) -> bool:
 
 
 def _issues(jaxpr: Any) -> bool:
-    return any(e.primitive is instruction_p or any(map(_issues, programs(e))) for e in jaxpr.eqns)
+    ours = (instruction_p, collective_p)
+    return any(e.primitive in ours or any(map(_issues, programs(e))) for e in jaxpr.eqns)
 
 
 def _stays_whole(ctx: mlir.LoweringRuleContext, kernel: Kernel) -> bool:

@@ -20,7 +20,6 @@ from jax._src.pallas import primitives as pallas_primitives
 
 from . import grid_values
 from .exact import exact
-from .halves import cut_dimensions, joined
 from .kernel import Block, Kernel
 from .scopes import beginning, discharged, with_scopes
 
@@ -49,32 +48,9 @@ def evaluate(kernel: Kernel, *operands: Any) -> list[Any]:
         tuple(scalars),
         tuple(_scratch(kernel, body)),
     )
-    final = _final(kernel, grid, body, tuple(arrays), changed, state)
-    results = [final.get(k, arrays[k]) for k in range(len(inputs), len(arrays))]
+    final = _Grid(kernel, grid, body, tuple(arrays), changed).run(0, (), state)
+    results = [final.arrays.get(k, arrays[k]) for k in range(len(inputs), len(arrays))]
     return [_trimmed(x, block) for x, block in zip(results, kernel.blocks[len(inputs) :])]
-
-
-def _final(
-    kernel: Kernel,
-    grid: tuple[Any, ...],
-    body: _Body,
-    arrays: tuple[Any, ...],
-    changed: frozenset[int],
-    state: _State,
-) -> dict[int, Any]:
-    """The arrays that the kernel writes, after the last step of the grid."""
-    dimensions = cut_dimensions(kernel, changed, body.jaxpr)
-    if dimensions is None:
-        return _Grid(kernel, grid, body, arrays, changed).run(0, (), state).arrays
-    half = grid[0] // 2
-    first, second = (
-        _Grid(kernel, grid, body, arrays, changed, span).run(0, (), state).arrays
-        for span in ((0, half), (half, grid[0]))
-    )
-    return {
-        number: joined(first[number], second[number], kernel.blocks[number], dim, half)
-        for number, dim in dimensions.items()
-    }
 
 
 @dataclass(frozen=True)
@@ -126,8 +102,6 @@ class _Grid:
     """Inputs and outputs as they were at first."""
 
     changed: frozenset[int]
-    span: tuple[int, int] | None = None
-    """Of the first dimension, the steps to run; None is all."""
 
     def run(self, level: int, ids: tuple[Any, ...], state: _State) -> _State:
         """The loops from `level` on, those around it being in these iterations."""
@@ -163,11 +137,11 @@ class _Grid:
             return _State(after.arrays, kept, after.scalars, after.scratch)
 
         first = _State(state.arrays, moving, state.scalars, state.scratch)
-        begin, end = self.span if self.span and level == 0 else (0, self.grid[level])
-        if isinstance(end, int) and end - begin == 1:
-            last = iteration(jnp.int32(begin), first)
+        count = self.grid[level]
+        if isinstance(count, int) and count == 1:
+            last = iteration(jnp.int32(0), first)
         else:
-            last = lax.fori_loop(jnp.int32(begin), jnp.asarray(end, jnp.int32), iteration, first)
+            last = lax.fori_loop(jnp.int32(0), jnp.asarray(count, jnp.int32), iteration, first)
         return _State(last.arrays, last.blocks | fixed, last.scalars, last.scratch)
 
     def step(self, ids: tuple[Any, ...], state: _State) -> _State:

@@ -122,6 +122,17 @@ def test_on_the_cpu(x: np.ndarray) -> None:
     np.testing.assert_array_equal(result, 3 * x)
 
 
+def test_checks_are_trn3s(x: np.ndarray) -> None:
+    call = pl.pallas_call(
+        _twice_plus,
+        out_shape=jax.ShapeDtypeStruct(SHAPE, jnp.float32),
+        compiler_params=pltrn.CompilerParams(check=True),
+    )
+    here = jax.device_put(x, jax.devices("cpu")[0])
+    with pytest.raises(NotImplementedError, match="checks run on trn3"):
+        call(here, here)
+
+
 def test_another_platforms_kernel_on_the_cpu_is_jaxs_matter(x: np.ndarray) -> None:
     def kernel(x_ref: Any, o_ref: Any) -> None:
         o_ref[...] = x_ref[...]

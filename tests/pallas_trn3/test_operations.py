@@ -14,7 +14,7 @@ from jax_trn3 import isa
 from pallas_trn3.operations import LEFT_OUT, OPERATIONS
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
-from isa_samples import sample  # noqa: E402
+from isa_samples import sample
 
 ALONE = sorted(set(OPERATIONS) - {"nop"})
 _PLACES = {"sbuf": pltrn.SBUF, "psum": pltrn.PSUM, "hbm": pltrn.HBM}
