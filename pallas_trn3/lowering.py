@@ -38,6 +38,7 @@ def lower_kernels(platform: str) -> None:
     mlir.register_lowering(pallas_call.pallas_call_p, _pallas_call, platform=platform)
     mlir.register_lowering(mpmd.mpmd_map_p, _core_map, platform=platform)
     extensions.MODULES["pallas_trn3.timing.rule"] = None
+    extensions.MODULES["pallas_trn3.kernels.attention_rule"] = None
     answer()
 
 

@@ -1,10 +1,9 @@
 """The library's flash kernel as the compiler's plan of attention, where it is the better one.
 
-    from pallas_trn3.kernels import attention_rule
-    attention_rule.install()
-
-From then on estimates of `trn3.dot_product_attention` take the kernel's time where every query sees
-every key; elsewhere (causal, windows, biases, masks, ...) the compiler's own plan stays.
+Importing this enters the rule; the platform does when a program is first timed. Estimates of
+`trn3.dot_product_attention` then take the kernel's time where every query sees every key; elsewhere
+(causal, windows, biases, masks, ...) the compiler's own plan stays. `uninstall()` brings that back
+everywhere.
 """
 
 from __future__ import annotations
@@ -87,3 +86,4 @@ def _plan(shape: Shape, chip: Chip) -> Plan:
 
 
 _: Rule = attention
+install()

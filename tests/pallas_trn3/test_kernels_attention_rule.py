@@ -20,7 +20,7 @@ from pallas_trn3.kernels import attention_rule
 def installed() -> Iterator[None]:
     attention_rule.install()
     yield
-    attention_rule.uninstall()
+    attention_rule.install()
 
 
 def shape(**changes: Any) -> Shape:
