@@ -25,15 +25,13 @@ from jax_trn3.hardware import TRAINIUM2, TRAINIUM3, Chip
 from .catalogue import CATALOGUE, Entry
 from .flash_attention import choices_for
 from .flash_kernel import FP32_MIN, ROWS, TILE, Choices, Sizes, Stages, Step, scratch
-from .flash_pipeline import Run, pipeline
+from .flash_pipeline import LAGS, Run, pipeline
 
 SECTION = 2048
 """Keys of a section."""
 
 _SLOTS = 4
 """Sections in SBUF: one that is loaded, and those that are under way."""
-
-_LAGS = 3
 
 
 def decode_attention(
@@ -125,7 +123,7 @@ def _decoded(
     _, keys, _, width = v.shape
     section = min(SECTION, keys)
     sections = math.ceil(keys / section)
-    count = max(_LAGS + 1, sections + sections % 2)  # slots of steps under way stay apart
+    count = max(LAGS + 1, sections + sections % 2)  # slots of steps under way stay apart
     best = choices_for(chip)
     choices = Choices(
         section=max(TILE, section // TILE * TILE), moved_by_scalar=best.moved_by_scalar,
@@ -182,7 +180,7 @@ def _decoded(
             stages.together(sections, sequence, head, out_ref)
 
         def one(number: Any, none: Any) -> None:
-            pipeline(runs(number), _LAGS, stages.emit)
+            pipeline(runs(number), LAGS, stages.emit)
             head_done(number)
 
         lax.fori_loop(0, batch * kv_heads, one, None)

@@ -27,12 +27,10 @@ import pallas_trn3 as pltrn
 from jax_trn3.hardware import Chip
 
 from .flash_kernel import ROWS, TILE
-from .flash_pipeline import Run, pipeline
+from .flash_pipeline import LAGS, Run, pipeline
 
 _MOST = 64
 """Groups of 128 queries whose gradients are in SBUF at a time."""
-
-_LAGS = 3
 
 
 def backward(
@@ -155,7 +153,7 @@ def _gradients(
             def described(at: Any) -> Any:
                 return (begin + at, number, at == 0, at)
 
-            pipeline([Run(end - begin, described)], _LAGS, step.emit)
+            pipeline([Run(end - begin, described)], LAGS, step.emit)
             for name, out, factor in (("dk", hbm[7], scale), ("dv", hbm[8], 1.0)):
                 place = out.at[head, pl.ds(number * TILE, TILE)]
                 _write_block(t, name, place, factor, number)

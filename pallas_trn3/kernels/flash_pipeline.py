@@ -13,6 +13,9 @@ from typing import Any
 
 from jax import lax
 
+LAGS = 3
+"""Steps between a step's first stage and its last, in all attention kernels here."""
+
 
 @dataclass(frozen=True)
 class Run:
