@@ -8,7 +8,7 @@ expert multiplies every row, masked: with 16 experts of 2048 x 2048 and 16,384 r
 ten times as long.
 
 Plain products and `trn3.mx_dot_general` keep the compiler's plans. They are the same programs in
-all but details (from 512^3 to 8192^3 bfloat16 products differ by 2 %, MX ones from 2048^3 on by 5 %,
+all but details (from 512^3 to 8192^3 bfloat16 products differ by 2 %, MX ones from 2048^3 by 5 %,
 in either direction), are faster where rows are few or MX operands small (by 8 and up to 32 %), are
 planned faster than a kernel is traced, and take in what is fused to them.
 """
