@@ -15,6 +15,7 @@ from .memory import HBM as HBM
 from .memory import PSUM as PSUM
 from .memory import SBUF as SBUF
 from .memory import engine_state as engine_state
+from .operations import LEFT_OUT as _LEFT_OUT
 from .operations import OPERATIONS as _OPERATIONS
 from .params import CompilerParams as CompilerParams
 
@@ -39,6 +40,5 @@ _LATER = {
 def __getattr__(name: str) -> Any:
     if name in _LATER:
         return getattr(importlib.import_module(f".{_LATER[name]}", __name__), name)
-    raise AttributeError(
-        f"pallas_trn3 has no attribute {name!r}; the instructions it has: {', '.join(_OPERATIONS)}"
-    )
+    instead = _LEFT_OUT.get(name) or f"the instructions it has: {', '.join(_OPERATIONS)}"
+    raise AttributeError(f"pallas_trn3 has no attribute {name!r}; {instead}")

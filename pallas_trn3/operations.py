@@ -15,11 +15,22 @@ from jax_trn3 import isa
 
 from .instruction import issue
 
-# Registers are the kernel's own scalars; collectives have their own module.
-LEFT_OUT = (
-    "register_alloc", "register_move", "register_load", "register_store", "collective", "sendrecv",
-    "core_barrier",
-)  # fmt: skip
+_SCALARS = (
+    "registers are the kernel's own scalars: read an element, x_ref[0, 0], and compute with it"
+)
+
+LEFT_OUT = {
+    "register_alloc": _SCALARS,
+    "register_move": _SCALARS,
+    "register_load": _SCALARS,
+    "register_store": "store a scalar by x_ref[0, 0] = value",
+    "collective": "collectives go by their own names: all_reduce, all_gather, reduce_scatter, "
+    "all_to_all, collective_permute",
+    "sendrecv": "it takes an axis of shard_map's mesh: collectives.py",
+    "core_barrier": "a kernel runs on one core; cores wait for each other in collectives and "
+    "semaphores",
+}
+"""Lines of the table that are no operations of a kernel, and what is there instead."""
 
 
 def operation_of(spec: isa.InstructionSpec) -> Callable[..., None]:

@@ -105,3 +105,5 @@ def test_the_whole_table_is_there() -> None:
 def test_unknown_operation() -> None:
     with pytest.raises(AttributeError, match="no attribute 'nc_matmull'"):
         _ = pltrn.nc_matmull
+    with pytest.raises(AttributeError, match="registers are the kernel's own scalars"):
+        _ = pltrn.register_load
