@@ -246,6 +246,7 @@ def markdown(result: dict) -> str:
         f"{kept} of {passing} tests that pass on the CPU backend pass "
         f"({kept / max(passing, 1):.2%}).",
         f"JAX_NUM_GENERATED_CASES={result['generated_cases']}, slow tests skipped, 8 devices.",
+        "Kernels that tests have JAX interpret (`interpret=True`) run as trn3 runs kernels.",
         "Made by tools/jax_conformance.py; jax_conformance.toml has the reason of each failure.",
         "",
         "| file | passed / failed / skipped on cpu | on trn3 |",
