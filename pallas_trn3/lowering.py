@@ -19,14 +19,11 @@ from jax_trn3.ops.cpu_rules import as_cpu
 
 from . import static_checks
 from .checked import evaluate as checked_evaluate
-from .collectives import collective_p
 from .core_map import as_pallas_call
-from .instruction import instruction_p
 from .kernel import Kernel, kernel_of
 from .memory import MemorySpace
 from .params import CompilerParams, checked
 from .registry import remember
-from .rewrite import programs
 from .tpu_info import answer
 from .values import evaluate
 
@@ -89,13 +86,8 @@ def _is_ours(kernel: Kernel) -> bool:
     return (
         isinstance(kernel.params, CompilerParams)
         or any(isinstance(space, MemorySpace) for space in spaces)
-        or _issues(kernel.jaxpr)
+        or static_checks.issues(kernel.jaxpr)
     )
-
-
-def _issues(jaxpr: Any) -> bool:
-    ours = (instruction_p, collective_p)
-    return any(e.primitive in ours or any(map(_issues, programs(e))) for e in jaxpr.eqns)
 
 
 def _stays_whole(ctx: mlir.LoweringRuleContext, kernel: Kernel) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,9 @@ from jax_trn3.hardware import NeuronCore
 from jax_trn3.isa import IllegalInstruction
 
 from .accesses import core
+from .collectives import collective_p
 from .errors import MemoryOverflow, OverlappingTiles
+from .instruction import instruction_p
 from .kernel import Block, Kernel
 from .memory import memory_of
 from .places import line
@@ -30,6 +32,8 @@ class _Tile:
     dtype: Any
     buffers: int
     address: tuple[int, int] | None
+    spread: bool = False
+    """Whether no instruction sees it: then no dimension need lie over partitions."""
 
     @property
     def rows(self) -> int:
@@ -43,6 +47,8 @@ class _Tile:
 
     def bytes(self, partitions: int) -> int:
         """In each partition, at least: rows beyond the partitions come behind each other."""
+        if self.spread:
+            return self.buffers * -(-self.elements // partitions) * np.dtype(self.dtype).itemsize
         columns = -(-self.elements // max(self.rows, 1))
         return self.buffers * -(-self.rows // partitions) * columns * np.dtype(self.dtype).itemsize
 
@@ -61,12 +67,19 @@ def check(kernel: Kernel) -> None:
     scratch = kernel.jaxpr.invars[kernel.grid_mapping.slice_scratch_ops]
     names = getattr(kernel.jaxpr.debug_info, "arg_names", None) or ()
     named = [*names, *[""] * len(kernel.jaxpr.invars)][len(kernel.jaxpr.invars) - len(scratch) :]
-    live = [*blocks, *_tiles(scratch, named)]
+    spread = not issues(kernel.jaxpr)
+    live = [*(replace(block, spread=spread) for block in blocks), *_tiles(scratch, named, spread)]
     where = str(getattr(kernel.jaxpr.debug_info, "func_src_info", kernel.name))
     _hold(live, f"kernel {where}", core())
-    for tiles, equation in _scopes(kernel.jaxpr, live):
+    for tiles, equation in _scopes(kernel.jaxpr, live, spread):
         _hold(tiles, f"kernel {kernel.name}, {line(equation)}", core())
     _copies(kernel.name, kernel.jaxpr)
+
+
+def issues(jaxpr: Any) -> bool:
+    """Whether there are engines' instructions in a kernel, or arrays alone."""
+    ours = (instruction_p, collective_p)
+    return any(e.primitive in ours or any(map(issues, programs(e))) for e in jaxpr.eqns)
 
 
 def _copies(kernel: str, jaxpr: Any) -> None:
@@ -93,7 +106,7 @@ def _of_block(block: Block, kernel: Kernel) -> _Tile:
     return _Tile(block.name, "sbuf", tuple(aval.shape), aval.dtype, buffers, None)
 
 
-def _tiles(variables: Sequence[Any], names: Sequence[str]) -> list[_Tile]:
+def _tiles(variables: Sequence[Any], names: Sequence[str], spread: bool) -> list[_Tile]:
     found = []
     for k, variable in enumerate(variables):
         aval = variable.aval
@@ -105,21 +118,22 @@ def _tiles(variables: Sequence[Any], names: Sequence[str]) -> list[_Tile]:
         shape = tuple(aval.shape)[1:] if buffers > 1 else tuple(aval.shape)
         name = names[k] if k < len(names) and names[k] else f"scratch {k}"
         address = getattr(space, "address", None)
-        found.append(_Tile(name, memory, shape, aval.dtype, buffers, address))
+        anywhere = spread and address is None and memory == "sbuf"
+        found.append(_Tile(name, memory, shape, aval.dtype, buffers, address, anywhere))
     return found
 
 
-def _scopes(jaxpr: Any, live: list[_Tile]) -> Iterator[tuple[list[_Tile], Any]]:
+def _scopes(jaxpr: Any, live: list[_Tile], spread: bool) -> Iterator[tuple[list[_Tile], Any]]:
     """What lives in each `run_scoped`."""
     for equation in jaxpr.eqns:
         inside = live
         if equation.primitive.name == "run_scoped":
             body = equation.params["jaxpr"]
             names = getattr(body.debug_info, "arg_names", None) or ()
-            inside = [*live, *_tiles(body.invars, names)]
+            inside = [*live, *_tiles(body.invars, names, spread)]
             yield inside, equation
         for program in programs(equation):
-            yield from _scopes(program, inside)
+            yield from _scopes(program, inside, spread)
 
 
 def _hold(tiles: Sequence[_Tile], where: str, core: NeuronCore) -> None:
