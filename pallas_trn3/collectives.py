@@ -24,7 +24,7 @@ from jax.interpreters import ad, batching
 
 from jax_trn3 import isa
 
-from .instruction import _parts, is_ref
+from .instruction import is_ref, ref_and_transforms
 from .memory import memory_of
 from .source import here
 
@@ -131,14 +131,14 @@ def _issue(kind: str, dst: Any, src: Any, axis_name: Axes, **params: Any) -> Non
             f"{kind} from {here(kind)} over {', '.join(map(str, names))} (of {size} devices): "
             + "; ".join(problems)
         )
-    leaves, tree = jax.tree.flatten((_parts(dst), _parts(src)))
+    leaves, tree = jax.tree.flatten((ref_and_transforms(dst), ref_and_transforms(src)))
     collective_p.bind(
         *leaves, tree=tree, kind=kind, axes=names, size=size, params=tuple(sorted(params.items()))
     )
 
 
 def _problems(kind: str, dst: Any, src: Any, size: int, params: dict[str, Any]) -> Any:
-    memories = [memory_of(_parts(ref)[0].aval) for ref in (dst, src)]
+    memories = [memory_of(ref_and_transforms(ref)[0].aval) for ref in (dst, src)]
     if memories not in (["hbm", "hbm"], ["sbuf", "sbuf"]):
         yield f"dst is in {memories[0]} and src in {memories[1]}; both must lie in hbm, or in sbuf"
     elif memories[0] == "sbuf" and kind in ("all_to_all", "collective_permute"):

@@ -89,16 +89,20 @@ def issue(
     `IllegalInstruction` for what the hardware cannot do, with the kernel's line.
     """
     given, params, accumulate = _sorted_out(spec, operands, named)
-    refs = {name: _parts(value) for name, value in given.items() if is_ref(value)}
+    refs = {name: ref_and_transforms(value) for name, value in given.items() if is_ref(value)}
     values = {name: jnp.asarray(v) for name, v in given.items() if not is_ref(v)}
     for operand in spec.operands:
         if operand.role != "read" and operand.name in values:
             raise TypeError(f"{spec.name}: {operand.name} is written; it must be a Ref")
+    if state is not None and spec.state is None:
+        raise TypeError(
+            f"{spec.name} neither uses nor changes what its engine remembers: no state="
+        )
     bundle = Operands(
         refs,
         values,
-        tuple((*_parts(semaphore), int(count)) for semaphore, count in wait),
-        tuple((*_parts(semaphore), int(count)) for semaphore, count in signal),
+        tuple((*ref_and_transforms(semaphore), int(count)) for semaphore, count in wait),
+        tuple((*ref_and_transforms(semaphore), int(count)) for semaphore, count in signal),
         state,
         accumulate,
     )
@@ -114,7 +118,8 @@ def is_ref(value: Any) -> bool:
     return isinstance(getattr(value, "aval", None), state_types.AbstractRef)
 
 
-def _parts(value: Any) -> tuple[Any, tuple[Any, ...]]:
+def ref_and_transforms(value: Any) -> tuple[Any, tuple[Any, ...]]:
+    """A Ref, and what was done to it (`ref.at[...]`)."""
     if isinstance(value, state_types.TransformedRef):
         return value.ref, value.transforms
     return value, ()

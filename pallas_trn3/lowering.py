@@ -23,11 +23,9 @@ from .core_map import as_pallas_call
 from .kernel import Kernel, kernel_of
 from .memory import MemorySpace
 from .params import CompilerParams, checked
-from .registry import remember
+from .registry import WHOLE, remember
 from .tpu_info import answer
 from .values import evaluate
-
-WHOLE = "trn3.pallas_call"
 
 
 def lower_kernels(platform: str) -> None:

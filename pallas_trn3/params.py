@@ -33,6 +33,11 @@ class CompilerParams:
             raise ValueError(
                 f"synchronization={self.synchronization!r}; allowed: 'automatic', 'explicit'"
             )
+        unknown = set(self.dimension_semantics or ()) - {"parallel", "arbitrary"}
+        if unknown:
+            raise ValueError(
+                f"dimension_semantics has {sorted(unknown)[0]!r}; allowed: 'parallel', 'arbitrary'"
+            )
 
 
 def checked(params: Any) -> bool:

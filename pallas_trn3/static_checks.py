@@ -18,8 +18,8 @@ from .errors import MemoryOverflow, OverlappingTiles
 from .instruction import instruction_p
 from .kernel import Block, Kernel
 from .memory import memory_of
-from .places import line
 from .rewrite import programs
+from .source import line
 
 
 @dataclass(frozen=True)

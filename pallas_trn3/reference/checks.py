@@ -17,7 +17,7 @@ from ..errors import (
 )
 from ..kernel import Block, Kernel
 from ..params import explicit
-from ..places import line
+from ..source import line
 from . import shadows
 from .operands import legal_starts, rows_exist
 from .order import COPY, KERNEL, Access, Order

@@ -9,8 +9,8 @@ from typing import Any
 import jax
 from jax._src import core as jax_core
 
-from ..places import line
 from ..rewrite import programs
+from ..source import line
 from .order import KERNEL
 
 

@@ -11,8 +11,7 @@ from jax_trn3 import isa
 
 from ..accesses import core
 from ..errors import OutOfBounds
-from ..places import line
-from ..source import origin_of
+from ..source import line, origin_of
 from .order import box
 from .storage import Partly, parts
 

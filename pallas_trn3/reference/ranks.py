@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..errors import EndlessWait, OutOfBounds
-from ..places import line
+from ..source import line
 from .machine import Machine, Rule, Running, rule
 from .references import load, store
 from .selection import leaves

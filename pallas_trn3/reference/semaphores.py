@@ -12,7 +12,7 @@ from jax._src.pallas import core as pallas_core
 from jax._src.state import discharge as state_discharge
 from jax._src.state import types as state_types
 
-from ..places import line
+from ..source import line
 from .machine import Machine, Rule, Running, rule
 from .references import load, store
 from .selection import Selection, leaves

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import BrokenSum
-from ..places import line
+from ..source import line
 from .storage import Keys, Storage, part
 
 _SUM, _BROKEN = 1, 2

@@ -7,7 +7,7 @@ from typing import Any
 from ..errors import EndlessWait, SemaphoreLeft
 from ..kernel import Kernel
 from ..params import explicit
-from ..places import line
+from ..source import line
 from .circles import chain
 from .order import KERNEL, Order, Semaphore, Signal
 from .semaphores import add

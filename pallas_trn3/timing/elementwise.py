@@ -259,13 +259,15 @@ def scaled(
     if value.shape != shape:
         return None
     if value.view == "affine":
+        base = value.base
+        assert base is not None
         plain = scale == 1 and value.bias in (0, None) if not isinstance(scale, Array) else False
         if plain:
-            value, scale = value.base, value.scale  # type: ignore[assignment]
+            value, scale = base, value.scale
         elif isinstance(scale, (int, float)) and bias == 0:
             factors = [x for x in (value.scale, value.bias) if isinstance(x, (int, float))]
             if len(factors) == 2:
-                scale, bias, value = value.scale * scale, value.bias * scale, value.base  # type: ignore[assignment]
+                scale, bias, value = factors[0] * scale, factors[1] * scale, base
     found = Array(shape, dtype, [], "affine", value, scale=scale, bias=bias)
     if not _before_function(scope, equation):
         stored(walker, found)

@@ -13,10 +13,8 @@ from jax_trn3.hardware import Chip
 from jax_trn3.isa import Instruction
 from jax_trn3.simulator import Loop, Node
 
-from ..registry import KERNELS
+from ..registry import KERNELS, WHOLE
 from .grid import TimedKernel, program_of
-
-WHOLE = "trn3.pallas_call"
 
 AUTHORED.add(WHOLE)
 

@@ -107,3 +107,15 @@ def test_unknown_operation() -> None:
         _ = pltrn.nc_matmull
     with pytest.raises(AttributeError, match="registers are the kernel's own scalars"):
         _ = pltrn.register_load
+
+
+def test_what_is_not_used_is_refused() -> None:
+    def kernel(x_ref: object, o_ref: object, state: object) -> None:
+        pltrn.tensor_copy(o_ref, x_ref, state=state)
+
+    scratch = [pltrn.engine_state("vector", "accumulators")]
+    x = jnp.ones((128, 8))
+    with pytest.raises(TypeError, match=r"tensor_copy neither uses .* no state="):
+        pl.pallas_call(kernel, out_shape=x, scratch_shapes=scratch)(x)
+    with pytest.raises(ValueError, match="dimension_semantics has 'paralel'"):
+        pltrn.CompilerParams(dimension_semantics=("paralel",))
