@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
 
 import pallas_trn3 as pltrn
 from jax_trn3 import isa
@@ -119,3 +120,36 @@ def test_what_is_not_used_is_refused() -> None:
         pl.pallas_call(kernel, out_shape=x, scratch_shapes=scratch)(x)
     with pytest.raises(ValueError, match="dimension_semantics has 'paralel'"):
         pltrn.CompilerParams(dimension_semantics=("paralel",))
+
+
+@pytest.mark.parametrize("scoped", [False, True])
+def test_a_sum_begins_with_nothing_in_new_psum(scoped: bool) -> None:
+    x = jnp.asarray(np.random.default_rng(0).integers(-4, 5, (128, 64)), jnp.float32)
+
+    def kernel(x_ref: object, o_ref: object, *acc: object) -> None:
+        def twice(acc: object) -> None:
+            for _ in range(2):
+                pltrn.nc_matmul(acc, x_ref, x_ref)  # accumulate=None: onto what is there
+            o_ref[...] = acc[...]
+
+        tile = pltrn.PSUM((64, 64), jnp.float32)
+        pl.run_scoped(twice, tile) if scoped else twice(*acc)
+
+    scratch = [] if scoped else [pltrn.PSUM((64, 64), jnp.float32)]
+    shape = jax.ShapeDtypeStruct((64, 64), jnp.float32)
+    found = pl.pallas_call(kernel, out_shape=shape, scratch_shapes=scratch)(x)
+    np.testing.assert_array_equal(found, 2 * x.T @ x)
+
+
+def test_semaphores_count_and_are_taken() -> None:
+    def kernel(x_ref: object, o_ref: object, count_ref: object, ready: object) -> None:
+        pltrn.tensor_copy(o_ref, x_ref, signal=[(ready, 5)])
+        pltrn.tensor_scalar(o_ref, o_ref, 2.0, op0="multiply", wait=[(ready, 3)])
+        count_ref[...] = jnp.full((1, 1), pl.semaphore_read(ready), jnp.int32)
+
+    x = jnp.ones((128, 8))
+    shapes = [x, jax.ShapeDtypeStruct((1, 1), jnp.int32)]
+    semaphore = pltpu.SemaphoreType.REGULAR
+    doubled, left = pl.pallas_call(kernel, out_shape=shapes, scratch_shapes=[semaphore])(x)
+    np.testing.assert_array_equal(doubled, 2 * x)
+    assert int(left[0, 0]) == 2
